@@ -1,0 +1,90 @@
+"""Everything costwise raises, under one root.
+
+    CostwiseError
+    ├── ConfigError          an argument is wrong; raised where it was given
+    │   └── MissingExtraError    an optional dependency is not installed
+    ├── PriceError           a price cannot be given
+    │   └── UnknownModelError    no price is known for this model
+    ├── VectorError          a vector is NaN, zero or of the wrong size
+    └── StoreError           a store cannot do what was asked
+        ├── StoreVersionError     written by a newer costwise, or not by costwise at all
+        ├── StoreUnavailableError locked, read-only, full or gone
+        └── EntryTooLargeError    more bytes than the store accepts for one entry
+
+Messages say what was wrong, what would be right and, for names, the nearest one.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ConfigError",
+    "CostwiseError",
+    "EntryTooLargeError",
+    "MissingExtraError",
+    "PriceError",
+    "StoreError",
+    "StoreUnavailableError",
+    "StoreVersionError",
+    "UnknownModelError",
+    "VectorError",
+    "nearest",
+]
+
+
+class CostwiseError(Exception):
+    """The root of all errors costwise raises on purpose."""
+
+
+class ConfigError(CostwiseError, ValueError):
+    """An argument is wrong; raised where it was given, never at request time."""
+
+
+class MissingExtraError(ConfigError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs an optional dependency that is not installed. "
+            f"Install it with: pip install 'costwise-core[{extra}]' "
+            f"(langchain-costwise and llamaindex-costwise have the extra {extra!r} too)."
+        )
+
+
+class PriceError(CostwiseError, LookupError):
+    """A price cannot be given for what was asked."""
+
+
+class UnknownModelError(PriceError):
+    """No price is known for this model: never the same thing as a price of zero."""
+
+
+class VectorError(CostwiseError, ValueError):
+    """A vector is not finite, has no direction, or has the wrong number of dimensions."""
+
+
+class StoreError(CostwiseError):
+    """A store cannot do what was asked of it."""
+
+
+class StoreVersionError(StoreError):
+    """The store was written by a newer costwise, or is not a costwise store at all."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store is locked, read-only, full or gone."""
+
+
+class EntryTooLargeError(StoreError):
+    """One entry has more bytes than the store accepts."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the known name nearest to `name`, or "" if none is near.
+
+    Example:
+        >>> nearest("gpt-4o-mni", ["gpt-4o", "gpt-4o-mini"])
+        " Did you mean 'gpt-4o-mini'?"
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""

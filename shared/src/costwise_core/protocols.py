@@ -1,0 +1,83 @@
+"""What costwise asks of the objects it is given. Nothing to inherit: any object that fits will do.
+
+A protocol's methods are synchronous. An object that can do better in async code adds a method of the
+same name with an "a" in front (`aget`, `aembed`), which is then awaited instead. One that never
+blocks (it lives in this process's memory) sets `blocking = False` and is called in place.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, Protocol, TypeAlias
+
+from costwise_core.types import CallRecord, Entry, Matrix, Neighbour, Selection, Vector
+
+__all__ = ["CacheStore", "Embedder", "Ledger", "NearPolicy", "Role", "TokenCounter"]
+
+Role: TypeAlias = Literal["query", "document"]
+"""What a text is to the embedder: many models prefix queries and documents differently."""
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors."""
+
+    @property
+    def name(self) -> str:
+        """Name and version: two embedders of one name must give the same vectors."""
+        ...
+
+    def embed(self, texts: Sequence[str], role: Role = "query") -> Matrix:
+        """Return one unit row for each text: shape (len(texts), dim), float32."""
+        ...
+
+
+class CacheStore(Protocol):
+    """Keeps cache entries. Scope is a filter inside every query, never a check afterwards.
+
+    Implementations must be safe to share between threads, and acknowledge `put` only when a
+    `kill -9` can no longer lose the entries (memory stores excepted).
+    """
+
+    def get(self, key: str, scope: str) -> Entry | None:
+        """Return the live entry under this key in this scope, with its vector left out."""
+        ...
+
+    def search(self, vector: Vector, k: int, scope: str, embedder: str) -> list[Neighbour]:
+        """Return up to `k` live entries of this scope and embedder, most similar first."""
+        ...
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Add entries, all or none; an entry with the same scope and key is replaced."""
+        ...
+
+    def delete(self, selection: Selection) -> int:
+        """Delete the selected entries and return how many there were."""
+        ...
+
+
+class NearPolicy(Protocol):
+    """Decides whether the answer to a similar question may be served."""
+
+    def choose(self, question: str, neighbours: Sequence[Neighbour]) -> Neighbour | str:
+        """Return the neighbour to serve, or one sentence that says why none may be."""
+        ...
+
+
+class TokenCounter(Protocol):
+    """Counts the tokens of a text; any callable from text to int will do."""
+
+    def __call__(self, text: str) -> int:
+        """Return the number of tokens in `text`."""
+        ...
+
+
+class Ledger(Protocol):
+    """Keeps what was paid and what was saved."""
+
+    def record(self, records: Sequence[CallRecord]) -> None:
+        """Add records; an id that is already there is ignored."""
+        ...
+
+    def records(
+        self, *, since: float | None = None, tags: Iterable[tuple[str, str]] = ()
+    ) -> Iterator[CallRecord]:
+        """Yield records at or after `since` that carry all the given tags, oldest first."""
+        ...

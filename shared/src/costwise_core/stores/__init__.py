@@ -1,0 +1,1 @@
+"""Where cache entries are kept. Import a store from its own module."""

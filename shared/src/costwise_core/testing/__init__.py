@@ -1,0 +1,1 @@
+"""What costwise's own tests use, shipped for yours: fakes and contract suites."""

@@ -1,0 +1,289 @@
+"""The values that travel between stages: frozen, keyword-only, and each says why."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:  # numpy takes longer to import than all of costwise
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray: TypeAlias = NDArray[np.float32]
+else:
+    FloatArray = Any
+
+__all__ = [
+    "CallRecord",
+    "Entry",
+    "Hit",
+    "Matrix",
+    "Miss",
+    "Neighbour",
+    "Saving",
+    "Scope",
+    "Selection",
+    "Usage",
+    "Vector",
+]
+
+Vector: TypeAlias = FloatArray
+"""One embedding: shape (dim,), float32, unit length."""
+
+Matrix: TypeAlias = FloatArray
+"""Several embeddings: shape (n, dim), float32, rows of unit length."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """Tokens of one or more model calls, in the shape every provider's report is brought to.
+
+    Args:
+        input_tokens: All tokens sent, cached ones included.
+        output_tokens: All tokens produced, reasoning included.
+        cache_read_tokens: The part of `input_tokens` the provider read from its prompt cache.
+        cache_write_tokens: The part of `input_tokens` the provider wrote to its prompt cache.
+        reasoning_tokens: The part of `output_tokens` spent on hidden reasoning.
+        estimated: True when any of the numbers was estimated here and not reported.
+
+    Example:
+        >>> (Usage(input_tokens=10, output_tokens=2) + Usage(input_tokens=1)).total_tokens
+        13
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens sent plus tokens produced."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            estimated=self.estimated or other.estimated,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """Everything besides the question that decides an answer; matched exactly, never by similarity.
+
+    Two requests may share an answer only if their scopes are equal. Fields hold the text itself or
+    a fingerprint of it, as the caller likes; stores only ever see `key` and the three fields that
+    entries are selected by (`tenant`, `model`, `corpus`).
+
+    Args:
+        tenant: Whose data the answer may contain. Tenants never share entries.
+        model: The model and every parameter that changes its answers.
+        system: The system prompt.
+        tools: Tools and response formats the model was offered.
+        template: The prompt template around question and context.
+        corpus: Name and version of the corpus the answer was drawn from.
+        context: The retrieved passages or the conversation so far.
+        kind: The shape of the stored answer, so that frameworks never read each other's.
+
+    Example:
+        >>> Scope(tenant="a").key == Scope(tenant="b").key
+        False
+    """
+
+    tenant: str = ""
+    model: str = ""
+    system: str = ""
+    tools: str = ""
+    template: str = ""
+    corpus: str = ""
+    context: str = ""
+    kind: str = ""
+
+    @property
+    def key(self) -> str:
+        """32 hexadecimal digits that differ whenever any field differs."""
+        canonical = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One stored answer.
+
+    Args:
+        key: Digest of the canonical question, 32 hexadecimal digits; unique within a scope.
+        scope: `Scope.key` of the request that was answered.
+        question: The question as it was asked.
+        answer: The answer as the adapter wrote it (text; usually JSON).
+        vector: Embedding of the question, or None when only the exact tier may serve the entry.
+        embedder: Name of the embedder that made `vector`, "" without one.
+        usage: What the answer cost when it was paid for.
+        tenant: Copied from the scope so that entries can be selected by it.
+        model: Likewise.
+        corpus: Likewise.
+        tags: Free labels to select entries by.
+        created: Seconds since the epoch.
+        expires: Seconds since the epoch after which the entry is never served; None is never.
+    """
+
+    key: str
+    scope: str
+    question: str
+    answer: str
+    vector: Vector | None = field(default=None, compare=False)
+    embedder: str = ""
+    usage: Usage = Usage()
+    tenant: str = ""
+    model: str = ""
+    corpus: str = ""
+    tags: tuple[str, ...] = ()
+    created: float = 0.0
+    expires: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Neighbour:
+    """An entry near a question, with the cosine similarity of the two, in [-1, 1]."""
+
+    entry: Entry
+    cosine: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """Which entries to delete: those for which every given field matches; none given is all.
+
+    Example:
+        >>> Selection(tenant="acme").tenant
+        'acme'
+    """
+
+    scope: str | None = None
+    keys: tuple[str, ...] | None = None
+    tenant: str | None = None
+    model: str | None = None
+    corpus: str | None = None
+    tag: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hit:
+    """A stored answer that may be served, and why.
+
+    Args:
+        answer: The stored answer as the adapter wrote it.
+        usage_then: What the answer cost when it was paid for, so what serving it saves.
+        tier: "exact" (same canonical question) or "near" (a similar one).
+        question: The question the answer was given to.
+        cosine: Similarity of the two questions; 1.0 in the exact tier.
+        age: Seconds since the answer was stored.
+        why: One sentence for a person.
+    """
+
+    answer: str
+    usage_then: Usage
+    tier: Literal["exact", "near"]
+    question: str
+    cosine: float
+    age: float
+    why: str
+
+    def __bool__(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Miss:
+    """No answer, and why; false in a condition.
+
+    Args:
+        reason: One of a small set of words that are counted: "no_entry", "below_threshold",
+            "empty_question", "no_scope", "bypass", "store_error", "embedder_error".
+        why: One sentence for a person.
+        nearest: The closest question found, "" if none was looked for or found.
+        cosine: Its similarity, None likewise.
+        vector: The question's embedding if one was made, so that storing needs no second one.
+    """
+
+    reason: str
+    why: str
+    nearest: str = ""
+    cosine: float | None = None
+    vector: Vector | None = field(default=None, compare=False, repr=False)
+
+    def __bool__(self) -> bool:
+        return False
+
+
+SavingKind: TypeAlias = Literal["measured", "modelled", "sampled"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saving:
+    """What one stage saved on one request; negative when it cost more than it saved.
+
+    Args:
+        stage: "response_cache", later "trim", "route" and so on.
+        usd: Dollars, exact; None when the model has no known price.
+        tokens: Input plus output tokens not paid for.
+        kind: "measured" (both numbers were counted), "modelled" or "sampled".
+        why: One sentence for a person.
+    """
+
+    stage: str
+    usd: Decimal | None
+    tokens: int = 0
+    kind: SavingKind = "measured"
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallRecord:
+    """One line of the ledger: a paid call, or one that costwise made unnecessary.
+
+    Args:
+        id: Unique; recording the same id twice counts once.
+        at: Seconds since the epoch.
+        operation: "chat", "completion", "embedding", "rerank" or another word for what was called.
+        model: The model as the provider names it.
+        usage: Tokens paid for; zero for a cache hit.
+        usd: Dollars paid, exact; None when the model has no known price.
+        tags: Sorted pairs, such as (("feature", "faq"), ("tenant", "acme")).
+        savings: What was not paid, by stage.
+        overhead: True for a call costwise itself made (a judge, a summary).
+        tier: "exact" or "near" for a cache hit, "" for a paid call.
+        seconds: Wall time of the call.
+        why: One sentence for a person.
+    """
+
+    id: str
+    at: float
+    operation: str
+    model: str
+    usage: Usage = Usage()
+    usd: Decimal | None = Decimal(0)
+    tags: tuple[tuple[str, str], ...] = ()
+    savings: tuple[Saving, ...] = ()
+    overhead: bool = False
+    tier: Literal["exact", "near", ""] = ""
+    seconds: float = 0.0
+    why: str = ""
+
+
+def frozen_tags(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Sort tags into the form a record keeps them in.
+
+    Example:
+        >>> frozen_tags({"team": "x", "feature": "faq"})
+        (('feature', 'faq'), ('team', 'x'))
+    """
+    return tuple(sorted(tags.items()))
