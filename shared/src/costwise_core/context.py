@@ -46,11 +46,13 @@ class RequestContext:
         for name, value in values.items():
             if name not in known:
                 raise ConfigError(
-                    f"unknown request field {name!r}; known are {', '.join(known)}.{nearest(name, known)}"
+                    f"unknown request field {name!r}; "
+                    f"known are {', '.join(known)}.{nearest(name, known)}"
                 )
             if not isinstance(value, known[name]):
                 raise ConfigError(
-                    f"request field {name!r} must be a {known[name].__name__}, got {type(value).__name__}."
+                    f"request field {name!r} must be a {known[name].__name__}, "
+                    f"got {type(value).__name__}."
                 )
         return replace(self, **values)  # type: ignore[arg-type]
 
@@ -70,7 +72,8 @@ class RequestContext:
         return scope
 
 
-_current: ContextVar[RequestContext] = ContextVar("costwise_request", default=RequestContext())
+_NOTHING = RequestContext()
+_current: ContextVar[RequestContext] = ContextVar("costwise_request", default=_NOTHING)
 
 
 def current_request() -> RequestContext:

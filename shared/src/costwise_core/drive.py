@@ -32,7 +32,7 @@ Flow = Generator[Effect, Any, T]
 
 
 def call(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Flow[T]:
-    """Ask the driver to call `fn`; use as `result = yield from call(fn, ...)`.
+    """Ask the driver to make one call; `yield from` gives its result.
 
     Example:
         >>> def flow():

@@ -1,18 +1,36 @@
-"""Names that are imported when they are first used, so that importing a package costs little."""
+"""A package whose names are imported when they are first used, so that importing it costs little.
 
+The package's table of contents is its `__init__.pyi`, which type checkers and editors read as
+usual; `attach` reads the same file, so there is one list and not two.
+"""
+
+import ast
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 
-__all__ = ["exports"]
+__all__ = ["attach"]
 
 
-def exports(package: str, modules: Mapping[str, str]) -> Callable[[str], object]:
-    """Return a module-level `__getattr__` that imports each name from its module on first use.
+def attach(package: str, file: str) -> tuple[Callable[[str], object], list[str]]:
+    """Return `__getattr__` and `__all__` for a package that has an `__init__.pyi`.
 
     Args:
         package: The package's `__name__`.
-        modules: The full module name for each public name.
+        file: The package's `__file__`.
+
+    Example:
+        >>> import costwise_core
+        >>> attach("costwise_core", costwise_core.__file__)[0]("Scope").__name__
+        'Scope'
     """
+    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    modules = {
+        alias.name: node.module
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
 
     def __getattr__(name: str) -> object:  # noqa: N807 - it becomes the package's own
         if name not in modules:
@@ -21,4 +39,4 @@ def exports(package: str, modules: Mapping[str, str]) -> Callable[[str], object]
         vars(importlib.import_module(package))[name] = value
         return value
 
-    return __getattr__
+    return __getattr__, sorted(modules)

@@ -1,7 +1,7 @@
 """What costwise asks of the objects it is given. Nothing to inherit: any object that fits will do.
 
-A protocol's methods are synchronous. An object that can do better in async code adds a method of the
-same name with an "a" in front (`aget`, `aembed`), which is then awaited instead. One that never
+A protocol's methods are synchronous. An object that can do better in async code adds a method of
+the same name with an "a" in front (`aget`, `aembed`), which is then awaited instead. One that never
 blocks (it lives in this process's memory) sets `blocking = False` and is called in place.
 """
 

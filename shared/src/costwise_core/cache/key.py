@@ -17,11 +17,16 @@ __all__ = ["VOLATILE", "Volatile", "canonical", "fingerprint", "question_key"]
 _SPACE = re.compile(r"\s+")
 _FIRST_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 # Words that mean the same with and without a capital when they open a sentence.
-_OPENERS = frozenset(
-    "a an and are as at be but by can could describe did do does explain for from give had has have how "
-    "i if in is it its list my no of on or please should tell that the their there they this to was we "
-    "were what what's when where which who who's whom whose why will with would you your".split()
-)
+# fmt: off
+_OPENERS = frozenset((
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "can", "could", "describe", "did",
+    "do", "does", "explain", "for", "from", "give", "had", "has", "have", "how", "i", "if", "in",
+    "is", "it", "its", "list", "my", "no", "of", "on", "or", "please", "should", "tell", "that",
+    "the", "their", "there", "they", "this", "to", "was", "we", "were", "what", "what's", "when",
+    "where", "which", "who", "who's", "whom", "whose", "why", "will", "with", "would", "you",
+    "your",
+))
+# fmt: on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +49,8 @@ VOLATILE: tuple[Volatile, ...] = (
     Volatile(
         name="time of day",
         pattern=re.compile(
-            r"\b(\d{4}-\d{2}-\d{2})[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?(?![\d:])"
+            r"\b(\d{4}-\d{2}-\d{2})[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?"
+            r"(?:Z|[+-]\d{2}:?\d{2})?(?![\d:])"
         ),
         replacement=r"\1",
     ),
@@ -52,7 +58,8 @@ VOLATILE: tuple[Volatile, ...] = (
     Volatile(
         name="request id",
         pattern=re.compile(
-            r"(?i)\b((?:request|trace|run|span|correlation|message|event)[ _-]?(?:id|uuid)\"?\s*[:=]?\s*\"?)"
+            r"(?i)\b((?:request|trace|run|span|correlation|message|event)[ _-]?(?:id|uuid)\"?"
+            r"\s*[:=]?\s*\"?)"
             r"(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{16,64})\b"
         ),
         replacement=r"\1*",
@@ -62,13 +69,13 @@ VOLATILE: tuple[Volatile, ...] = (
 
 
 def canonical(text: str) -> str:
-    """Return the question in the form that equal questions share.
+    r"""Return the question in the form that equal questions share.
 
     Unicode is composed (NFC), white space runs become one space, ends are stripped, and a first
     word that is a plain function word loses its capital.
 
     Example:
-        >>> canonical("  What is\\nthe US budget? ")
+        >>> canonical("  What is\nthe US budget? ")
         'what is the US budget?'
     """
     text = _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip()

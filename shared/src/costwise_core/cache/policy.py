@@ -37,8 +37,8 @@ class FixedThreshold:
     def __post_init__(self) -> None:
         if not 0.0 < self.min_cosine <= 1.0:
             raise ConfigError(
-                f"min_cosine is a similarity between 0 and 1 (1 is identical), got {self.min_cosine!r}; "
-                "if you have a distance, 1 - distance is what is meant."
+                "min_cosine is a similarity between 0 and 1 (1 is identical), "
+                f"got {self.min_cosine!r}; if you have a distance, 1 - distance is what is meant."
             )
 
     def choose(self, question: str, neighbours: Sequence[Neighbour]) -> Neighbour | str:  # noqa: ARG002

@@ -15,7 +15,8 @@ MAX_QUESTION_CHARS = 600
 
 # A line "Question: ..." up to the end of that line, as the usual RAG templates write it.
 _LABELLED = re.compile(
-    r"(?im)^[ \t#*]*(?:user |human |follow[ -]?up )?(?:question|query|user input)[ \t*]*:[ \t*]*(\S[^\n]*?)[ \t]*$"
+    r"(?im)^[ \t#*]*(?:user |human |follow[ -]?up )?(?:question|query|user input)"
+    r"[ \t*]*:[ \t*]*(\S[^\n]*?)[ \t]*$"
 )
 
 
@@ -35,13 +36,13 @@ class Question:
 
 
 def split_question(prompt: str) -> Question:
-    """Take a prompt apart into the question and everything around it.
+    r"""Take a prompt apart into the question and everything around it.
 
     A short prompt is a question. In a longer one the last line of the form "Question: ..." is.
     A long prompt without one is matched as a whole, and exactly only.
 
     Example:
-        >>> split_question("Context: Paris is big.\\nQuestion: How big is Paris?\\nAnswer:").text
+        >>> split_question("Context: Paris is big.\nQuestion: How big is Paris?\nAnswer:").text
         'How big is Paris?'
         >>> split_question("word " * 500).near
         False

