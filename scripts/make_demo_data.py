@@ -18,8 +18,9 @@ from pathlib import Path
 ARTICLES = ("Amazon_rainforest", "Rhine", "Super_Bowl_50")
 REWORDED, SINGLE, REPEATED, SEED = 16, 10, 14, 7
 OUT = Path(__file__).resolve().parent.parent / "demo" / "data"
-FUNCTION_WORDS = set(["a", "an", "the", "of", "in", "is", "was", "were", "are", "to", "for", "on", "by", "what", "which", "how"])
-FUNCTION_WORDS |= set(["did", "does", "do", "who", "when", "where", "it", "that"])
+FUNCTION_WORDS = frozenset(
+    "a an the of in is was were are to for on by what which how did does do who when where it".split()
+)
 
 
 def words(text: str) -> set[str]:
@@ -67,10 +68,8 @@ def main(source: Path) -> None:
         ready = [
             (q, kind)
             for q, kind in pending
-            if (kind == "repeat"
-            and id(q) in seen)
-            or (kind == "reworded"
-            and any(id(a) in seen for a, b in first if b is q))
+            if (kind == "repeat" and id(q) in seen)
+            or (kind == "reworded" and any(id(a) in seen for a, b in first if b is q))
         ]
         if ready and (not rest or rng.random() < 0.6):
             choice = rng.choice(ready)

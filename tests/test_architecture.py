@@ -98,7 +98,9 @@ def test_public_names_exist_and_say_what_they_are(package):
 def test_public_dataclasses_are_frozen_and_keyword_only(name):
     module = importlib.import_module(name)
     for value in vars(module).values():
-        if dataclasses.is_dataclass(value) and getattr(value, "__module__", "") == name:
+        if not isinstance(value, type):
+            continue
+        if dataclasses.is_dataclass(value) and value.__module__ == name:
             if value.__name__.startswith("_") or value.__name__ == "Effect":
                 continue  # Effect is made on every step of a flow, by one function
             assert value.__dataclass_params__.frozen, f"{name}.{value.__name__} is not frozen"

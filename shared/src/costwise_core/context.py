@@ -77,7 +77,12 @@ _current: ContextVar[RequestContext] = ContextVar("costwise_request", default=_N
 
 
 def current_request() -> RequestContext:
-    """Return what `scoped` said around this call."""
+    """Return what `scoped` said around this call.
+
+    Example:
+        >>> current_request().bypass
+        False
+    """
     return _current.get()
 
 

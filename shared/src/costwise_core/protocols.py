@@ -41,7 +41,10 @@ class CacheStore(Protocol):
         ...
 
     def search(self, vector: Vector, k: int, scope: str, embedder: str) -> list[Neighbour]:
-        """Return up to `k` live entries of this scope and embedder, most similar first."""
+        """Return up to `k` live entries of this scope and embedder, most similar first.
+
+        The entries come without their vectors.
+        """
         ...
 
     def put(self, entries: Sequence[Entry]) -> None:

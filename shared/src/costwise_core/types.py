@@ -45,6 +45,7 @@ class Usage:
         output_tokens: All tokens produced, reasoning included.
         cache_read_tokens: The part of `input_tokens` the provider read from its prompt cache.
         cache_write_tokens: The part of `input_tokens` the provider wrote to its prompt cache.
+        cache_write_1h_tokens: The part of `cache_write_tokens` kept for an hour, which costs more.
         reasoning_tokens: The part of `output_tokens` spent on hidden reasoning.
         estimated: True when any of the numbers was estimated here and not reported.
 
@@ -57,6 +58,7 @@ class Usage:
     output_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
 
@@ -71,6 +73,7 @@ class Usage:
             output_tokens=self.output_tokens + other.output_tokens,
             cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             estimated=self.estimated or other.estimated,
         )

@@ -38,8 +38,9 @@ class Question:
 def split_question(prompt: str) -> Question:
     r"""Take a prompt apart into the question and everything around it.
 
-    A short prompt is a question. In a longer one the last line of the form "Question: ..." is.
-    A long prompt without one is matched as a whole, and exactly only.
+    The last line of the form "Question: ..." is the question. Without one, a short prompt of one
+    line is. Anything else is matched as a whole, and exactly only: several lines may be a template
+    around a history.
 
     Example:
         >>> split_question("Context: Paris is big.\nQuestion: How big is Paris?\nAnswer:").text
@@ -53,4 +54,5 @@ def split_question(prompt: str) -> Question:
     if labelled and len(labelled[1]) <= MAX_QUESTION_CHARS:
         around = f"{prompt[: labelled.start(1)]}\x00{prompt[labelled.end(1) :]}"
         return Question(text=labelled[1], around=around, near=True)
-    return Question(text=prompt, around="", near=len(prompt) <= MAX_QUESTION_CHARS)
+    short = len(prompt) <= MAX_QUESTION_CHARS and len(prompt.strip().splitlines()) == 1
+    return Question(text=prompt, around="", near=short)

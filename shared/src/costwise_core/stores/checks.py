@@ -17,7 +17,7 @@ MAX_ENTRY_BYTES: Final = 8_000_000
 _OVERHEAD_BYTES: Final = 200  # ids, times and usage, roughly
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sized:
     """An entry fit to be kept, its vector a unit copy, and the bytes it counts for."""
 
@@ -71,7 +71,7 @@ def checked(entries: Sequence[Entry], max_bytes: int | None) -> list[Sized]:
         size = _size(entry)
         if size > limit:
             raise EntryTooLargeError(f"an entry has {size} bytes; this store accepts {limit}.")
-        kept.append(Sized(entry, size))
+        kept.append(Sized(entry=entry, size=size))
     return kept
 
 

@@ -136,7 +136,8 @@ class MemoryStore:
                 embedder=entry.embedder,
                 expires=entry.expires,
             )
-            sized = Sized(replace(entry, vector=None), sized.size)  # the index has the only copy
+            # The index has the only copy of the vector.
+            sized = Sized(entry=replace(entry, vector=None), size=sized.size)
         self._entries[name] = (number, sized)
         self._names[number] = name
         self._bytes += sized.size

@@ -110,6 +110,7 @@ class SQLiteFile:
             db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, self._max_value_bytes)
             if self._version(db) < len(self._schema):
                 self._upgrade(db)
+            # An fsync at every commit would help against nothing but a power cut.
             db.execute("PRAGMA synchronous=NORMAL")
         except BaseException:
             db.close()
@@ -118,9 +119,11 @@ class SQLiteFile:
 
     def _version(self, db: sqlite3.Connection) -> int:
         """Return the file's version, 0 for an empty one; refuse any file that is not ours."""
-        (application_id,) = db.execute("PRAGMA application_id").fetchone()
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        # One statement, so that another process cannot make the file between two of the answers.
+        application_id, version, tables = db.execute(
+            "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) "
+            "FROM pragma_application_id, pragma_user_version"
+        ).fetchone()
         if application_id != self._application_id and (application_id or version or tables):
             raise StoreVersionError(
                 f"{self.path} is a SQLite database that was not written by this kind of store. "

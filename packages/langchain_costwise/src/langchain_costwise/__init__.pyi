@@ -1,0 +1,9 @@
+from costwise_core._version import __version__ as __version__
+from costwise_core.cache.cache import Cache as Cache
+from costwise_core.context import scoped as scoped
+from langchain_costwise.cache import SemanticCache as SemanticCache
+from langchain_costwise.chat import CachedChatModel as CachedChatModel
+from langchain_costwise.embeddings import CachedEmbeddings as CachedEmbeddings
+from langchain_costwise.embeddings import LangChainEmbedder as LangChainEmbedder
+from langchain_costwise.retriever import CachedRetriever as CachedRetriever
+from langchain_costwise.tracking import track as track

@@ -1,0 +1,264 @@
+"""A model's answer as the JSON that is stored, and stored JSON as a fresh answer.
+
+A store is untrusted: what is read back is plain JSON that can only become text and messages from
+the assistant, never another class. What identifies the paid call (ids, token counts, headers) is
+not kept: it would be counted twice, or tie a later conversation to somebody else's.
+"""
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any, Final, Literal, TypeAlias
+from uuid import uuid4
+
+from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.utils import message_chunk_to_message
+from langchain_core.outputs import ChatGeneration, Generation
+
+from costwise_core.types import Hit, Usage
+from costwise_core.usage import usage_of as read_usage
+
+__all__ = ["Allowed", "bounded_json", "read_answers", "saved_usage", "usage_of", "write_answers"]
+
+Allowed: TypeAlias = Literal["tool_calls", "structured_output", "after_tools"]
+"""Answers that are stored only on request."""
+
+MAX_CHARS: Final = 8_000_000
+_FORMAT: Final = 1
+
+_CALL_ONLY = frozenset(
+    {
+        "id",
+        "request_id",
+        "headers",
+        "token_usage",
+        "usage",
+        "costwise",
+        "service_tier",
+        "system_fingerprint",
+    }
+)
+# The ways providers say that an answer came to its own end. Any other reason is taken for a cut.
+_ENDED = frozenset(
+    {
+        "stop",
+        "end_turn",
+        "stop_sequence",
+        "eos",
+        "eos_token",
+        "complete",
+        "completed",
+        "finished",
+        "done",
+        "success",
+    }
+)
+_TOOL_ENDS = frozenset(("tool_calls", "tool_call", "tool_use", "function_call"))
+_REASONS = ("finish_reason", "stop_reason", "done_reason", "stopReason", "status")
+
+
+def write_answers(
+    generations: Sequence[Generation], *, allow: Collection[Allowed] = ()
+) -> tuple[str, Usage | None] | str:
+    """Return the JSON to store and the cost if known, or one word on why it is not stored.
+
+    Several generations are stored together or not at all.
+
+    Args:
+        generations: What the model answered.
+        allow: Kinds of answers that are stored although they are not by default.
+    """
+    if not generations:
+        return "empty_answer"
+    written = []
+    for generation in generations:
+        reason = _unfit(generation, allow)
+        if reason:
+            return reason
+        written.append(_written(generation))
+    payload = {"format": _FORMAT, "generations": written}
+    try:
+        text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
+        if json.loads(text) != payload:
+            return "not_json"
+    except (TypeError, ValueError):
+        return "not_json"
+    return text, usage_of(generations[0])
+
+
+def read_answers(hit: Hit) -> list[Generation]:
+    """Build fresh generations from a hit: new ids, no tokens, and a marker that says why.
+
+    Plain generations (of models that are no chat models) come back exactly as they were.
+
+    Raises:
+        ValueError: if the stored text is damaged, foreign or too long.
+    """
+    payload = bounded_json(hit.answer)
+    try:
+        if payload["format"] != _FORMAT:
+            raise ValueError("the stored answer has another format")
+        answers = [_read(item, hit) for item in payload["generations"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("the stored answer is not one of this cache") from error
+    if not answers:
+        raise ValueError("the stored answer is empty")
+    return answers
+
+
+def bounded_json(text: str) -> Any:
+    """Parse what came out of a store.
+
+    Raises:
+        ValueError: if it is no JSON, nested too deeply or too long.
+    """
+    if len(text) > MAX_CHARS:
+        raise ValueError(f"a stored answer has more than {MAX_CHARS} characters")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("a stored answer is nested too deeply") from error
+
+
+def usage_of(generation: Generation) -> Usage | None:
+    """Return the tokens a generation reports, None if it reports none."""
+    message = getattr(generation, "message", None)
+    reports = (
+        getattr(message, "usage_metadata", None),
+        getattr(message, "response_metadata", None),
+        generation.generation_info,
+    )
+    return next((usage for report in reports if (usage := read_usage(report))), None)
+
+
+def saved_usage(marker: Mapping[str, Any]) -> Usage:
+    """Return what a hit's marker says the answer cost when it was paid for."""
+    saved = marker.get("saved_usage")
+    numbers = saved if isinstance(saved, Mapping) else {}
+    known: Mapping[str, Any] = {
+        field.name: numbers[field.name]
+        for field in fields(Usage)
+        if isinstance(numbers.get(field.name), int)
+    }
+    return Usage(**known)
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def _unfit(generation: Generation, allow: Collection[Allowed]) -> str:
+    if not isinstance(generation, ChatGeneration):
+        return (
+            "" if generation.text.strip() and _ended(generation.generation_info) else "not_finished"
+        )
+    message = generation.message
+    if not isinstance(message, AIMessage):
+        return "not_an_answer"
+    if message.additional_kwargs.get("refusal") or _has_block(message, "refusal"):
+        return "refused"
+    if message.invalid_tool_calls:
+        return "invalid_tool_calls"
+    calls = bool(message.tool_calls or message.additional_kwargs.get("function_call"))
+    if calls and "tool_calls" not in allow:
+        return "tool_calls"
+    if "parsed" in message.additional_kwargs and "structured_output" not in allow:
+        return "structured_output"
+    if not calls and not message.text.strip():
+        return "empty_answer"
+    told = {**message.response_metadata, **(generation.generation_info or {})}
+    return "" if _ended(told, calls=calls) else "not_finished"
+
+
+def _ended(told: Mapping[str, Any] | None, *, calls: bool = False) -> bool:
+    if told and told.get("incomplete_details"):
+        return False
+    ends = _ENDED | _TOOL_ENDS if calls else _ENDED
+    given = [told[name] for name in _REASONS if told and told.get(name)]
+    # Enumerations print as "FinishReason.STOP".
+    return all(str(reason).rpartition(".")[2].lower() in ends for reason in given)
+
+
+def _has_block(message: AIMessage, kind: str) -> bool:
+    return isinstance(message.content, list) and any(
+        isinstance(block, dict) and block.get("type") == kind for block in message.content
+    )
+
+
+def _written(generation: Generation) -> dict[str, Any]:
+    if not isinstance(generation, ChatGeneration):
+        return {"text": generation.text, "info": generation.generation_info}
+    message = message_chunk_to_message(generation.message)
+    assert isinstance(message, AIMessage)  # noqa: S101 - _unfit lets nothing else through
+    content = message.content
+    if isinstance(content, list):
+        content = [
+            {k: v for k, v in block.items() if k != "id" or "tool" in str(block.get("type"))}
+            if isinstance(block, dict)
+            else block
+            for block in content
+        ]
+    return {
+        "info": _lasting(generation.generation_info),
+        "message": {
+            "content": content,
+            "name": message.name,
+            "tool_calls": message.tool_calls,
+            "additional_kwargs": message.additional_kwargs,
+            "response_metadata": _lasting(message.response_metadata),
+        },
+    }
+
+
+def _lasting(told: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (told or {}).items() if name not in _CALL_ONLY}
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def _read(item: dict[str, Any], hit: Hit) -> Generation:
+    if "message" not in item:
+        return Generation(text=item["text"], generation_info=item["info"])
+    stored = item["message"]
+    fresh = {call["id"]: f"call_{uuid4().hex}" for call in stored["tool_calls"] if call.get("id")}
+    stored = _renamed(stored, fresh) if fresh else stored
+    message = AIMessage(
+        content=stored["content"],
+        name=stored["name"],
+        tool_calls=stored["tool_calls"],
+        additional_kwargs=stored["additional_kwargs"],
+        response_metadata={**stored["response_metadata"], "costwise": _marker(hit)},
+        usage_metadata=UsageMetadata(input_tokens=0, output_tokens=0, total_tokens=0),
+        # Message lists replace a message by one with the same id, so an id is served only once.
+        id=f"lc_run--{uuid4()}",
+    )
+    return ChatGeneration(message=message, generation_info=item["info"] or None)
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, list):
+        return [_renamed(item, names) for item in value]
+    if isinstance(value, dict):
+        return {name: _renamed(item, names) for name, item in value.items()}
+    return value
+
+
+def _marker(hit: Hit) -> dict[str, Any]:
+    # Zeros are left out, except in the two fields everybody looks for.
+    saved = {
+        name: value
+        for name, value in asdict(hit.usage_then).items()
+        if value or name in {"input_tokens", "output_tokens"}
+    }
+    return {
+        "hit": hit.tier,
+        "cosine": round(hit.cosine, 4) if math.isfinite(hit.cosine) else None,
+        "question": hit.question,
+        "why": hit.why,
+        "age": round(hit.age, 3),
+        "saved_usage": saved,
+    }

@@ -1,0 +1,296 @@
+"""A response cache for `set_llm_cache` that matches on the question, inside an exact scope."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from langchain_core.caches import BaseCache
+from langchain_core.embeddings import Embeddings
+from langchain_core.outputs import Generation
+from langchain_core.runnables import RunnableConfig, ensure_config
+
+from costwise_core.cache import VOLATILE, Cache, Volatile
+from costwise_core.context import RequestContext, current_request
+from costwise_core.drive import Flow, arun, call, run
+from costwise_core.errors import ConfigError, nearest
+from costwise_core.protocols import CacheStore, Embedder, NearPolicy
+from costwise_core.tokens import count_tokens
+from costwise_core.tracking import record_call
+from costwise_core.types import Hit, Miss, Selection, Usage
+from langchain_costwise._answers import Allowed, read_answers, write_answers
+from langchain_costwise._convert import TEXT, Request, prompt_text, read_request
+from langchain_costwise.embeddings import as_embedder
+
+__all__ = ["SAID", "Said", "SemanticCache", "check_names", "request_context", "with_said"]
+
+Said: TypeAlias = Mapping[str, object] | None
+"""Fields of `RequestContext`, as a caller writes them into a config."""
+
+SAID: Final = "costwise"
+"""Where in a config's `configurable` those fields are."""
+
+_SCOPE_FIELDS = ("tenant", "model", "corpus")
+_ALLOWED = ("tool_calls", "structured_output", "after_tools")
+
+
+class SemanticCache(BaseCache):
+    """Serve answers to questions asked before, in LangChain's own cache slot.
+
+    Similarity is measured on the last question alone. Model, settings, tools, system prompt,
+    earlier turns, retrieved context, tenant and corpus must be equal. Say whose a request is with
+    `costwise_core.scoped(tenant=...)` around the call, or inside a chain, graph or agent with
+    `config={"configurable": {"costwise": {"tenant": ...}}}`, which wins. LangChain does not show a
+    cache the config of a direct `model.invoke(..., config=...)`: use `scoped` there, or
+    `CachedChatModel`, which sees it (and caches streams too).
+
+    Hits are new messages: a new id, no tokens, and `response_metadata["costwise"]` with the tier,
+    the similarity, the stored question, the reason and the tokens saved. Whatever fails inside is
+    counted in `stats` and never reaches the model call.
+
+    Args:
+        store: Where answers are kept: a store, the path of a SQLite file, or a whole `Cache`.
+        embedder: Makes the near tier possible: a costwise embedder or LangChain `Embeddings`.
+        policy: Decides whether a similar question's answer may be served.
+        ttl: Seconds an answer may be served for; None is for ever.
+        require: Fields out of "tenant", "model" and "corpus" that a request must have; one without
+            is neither looked up nor stored.
+        allow: Kinds of answers stored although they are not by default: "tool_calls",
+            "structured_output", "after_tools" (drawn from tool results). Cut off, refused and empty
+            answers are never stored.
+        volatile: What may differ between two system prompts that count as the same.
+
+    Raises:
+        ConfigError: if a name is unknown, or a `Cache` is given with settings it already has.
+
+    Example:
+        >>> from costwise_core import MemoryStore, scoped
+        >>> from langchain_core.language_models import FakeListChatModel
+        >>> cache = SemanticCache(MemoryStore(), require=("tenant",))
+        >>> model = FakeListChatModel(responses=["Paris.", "No idea."], cache=cache)
+        >>> with scoped(tenant="acme"):
+        ...     first = model.invoke("What is the capital of France?")
+        ...     again = model.invoke("what is the capital of  France?")
+        >>> again.text, again.response_metadata["costwise"]["hit"]
+        ('Paris.', 'exact')
+    """
+
+    def __init__(
+        self,
+        store: CacheStore | Cache | str | Path,
+        *,
+        embedder: Embedder | Embeddings | None = None,
+        policy: NearPolicy | None = None,
+        ttl: float | None = None,
+        require: tuple[str, ...] = (),
+        allow: Collection[Allowed] = (),
+        volatile: Sequence[Volatile] = VOLATILE,
+    ) -> None:
+        check_names("require", require, _SCOPE_FIELDS)
+        check_names("allow", allow, _ALLOWED)
+        self.cache = _cache(store, embedder=embedder, policy=policy, ttl=ttl)
+        self.require = require
+        self.allow = frozenset(allow)
+        self.volatile = tuple(volatile)
+
+    def lookup(self, prompt: str, llm_string: str, *, said: Said = None) -> list[Generation] | None:
+        """Return fresh generations for a question asked before, or None. Never raises.
+
+        Args:
+            prompt: A dump of the messages, or plain text.
+            llm_string: The model and its settings.
+            said: Fields of `RequestContext`; None to take them from the running chain's config.
+        """
+        return run(self._lookup(prompt, llm_string, said))
+
+    async def alookup(
+        self, prompt: str, llm_string: str, *, said: Said = None
+    ) -> list[Generation] | None:
+        """Do what `lookup` does, without blocking the event loop."""
+        return await arun(self._lookup(prompt, llm_string, said))
+
+    def update(
+        self,
+        prompt: str,
+        llm_string: str,
+        return_val: Sequence[Generation],
+        *,
+        said: Said = None,
+    ) -> None:
+        """Keep an answer if it is fit to be served again. Never raises.
+
+        Args:
+            prompt: As in `lookup`.
+            llm_string: As in `lookup`.
+            return_val: What the model answered.
+            said: As in `lookup`.
+        """
+        run(self._update(prompt, llm_string, return_val, said))
+
+    async def aupdate(
+        self,
+        prompt: str,
+        llm_string: str,
+        return_val: Sequence[Generation],
+        *,
+        said: Said = None,
+    ) -> None:
+        """Do what `update` does, without blocking the event loop."""
+        await arun(self._update(prompt, llm_string, return_val, said))
+
+    def clear(self, **kwargs: Any) -> None:
+        """Delete all answers, or those that match every field of `Selection` given.
+
+        Raises:
+            ConfigError: if a field is unknown; deleting everything instead would be worse.
+            StoreError: if the store cannot.
+        """
+        self.cache.clear(_selection(kwargs))
+
+    async def aclear(self, **kwargs: Any) -> None:
+        """Do what `clear` does, without blocking the event loop."""
+        await self.cache.aclear(_selection(kwargs))
+
+    # --- the logic, written once --------------------------------------------------------------
+
+    def _lookup(self, prompt: str, llm_string: str, said: Said) -> Flow[list[Generation] | None]:
+        try:
+            request = self._request(prompt, llm_string, said)
+            if isinstance(request, Miss):
+                self.cache.count_miss(request.reason, request.why)
+                return None
+            found: Hit | Miss = yield from call(
+                self.cache.lookup, request.question, request.scope, near=request.near
+            )
+            answers = self._read(found) if isinstance(found, Hit) else None
+            if answers and isinstance(found, Hit) and request.scope.kind == TEXT:
+                # Text models run no callbacks on a hit, so nobody else can write it down.
+                yield from call(
+                    record_call,
+                    operation="completion",
+                    model=request.scope.model,
+                    tier=found.tier,
+                    usage_then=found.usage_then,
+                    why=found.why,
+                )
+            return answers  # noqa: TRY300
+        except Exception as error:  # noqa: BLE001 - a cache fails open
+            self.cache.count_error(error)
+            return None
+
+    def _read(self, hit: Hit) -> list[Generation] | None:
+        try:
+            return read_answers(hit)
+        except ValueError as error:
+            self.cache.count_error(error)
+            self.cache.count_miss("damaged", "the stored answer could not be read")
+            return None
+
+    def _update(
+        self, prompt: str, llm_string: str, generations: Sequence[Generation], said: Said
+    ) -> Flow[None]:
+        try:
+            request = self._request(prompt, llm_string, said)
+            if isinstance(request, Miss):
+                self.cache.count_not_stored(request.reason)
+                return
+            written = self._unfit(request) or write_answers(generations, allow=self.allow)
+            if isinstance(written, str):
+                self.cache.count_not_stored(written)
+                return
+            answer, usage = written
+            if usage is None:
+                usage = _estimate(prompt, generations, request.scope.model)
+            yield from call(
+                self.cache.store,
+                request.question,
+                request.scope,
+                answer,
+                usage=usage,
+                near=request.near,
+            )
+        except Exception as error:  # noqa: BLE001
+            self.cache.count_error(error)
+
+    def _unfit(self, request: Request) -> str:
+        if request.after_tools and "after_tools" not in self.allow:
+            return "after_tools"
+        if request.structured and "structured_output" not in self.allow:
+            return "structured_output"
+        return ""
+
+    def _request(self, prompt: str, llm_string: str, said: Said) -> Request | Miss:
+        context = request_context(said)
+        if context.bypass:
+            return Miss(reason="bypass", why="the caller asked for no cache")
+        request = read_request(prompt, llm_string, context, volatile=self.volatile)
+        if isinstance(request, Miss):
+            return request
+        scope = context.complete(request.scope, self.require)
+        if isinstance(scope, str):
+            return Miss(reason="no_scope", why=scope)
+        return replace(request, scope=scope)
+
+
+def with_said(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Add what the config says to the arguments: LangChain hands on no config of a direct call."""
+    said = ensure_config(config).get("configurable", {}).get(SAID)
+    return kwargs if said is None else {**kwargs, SAID: said}
+
+
+def request_context(said: Said = None) -> RequestContext:
+    """Return what the caller said: here, else in the running chain's config, on top of `scoped`.
+
+    Raises:
+        ConfigError: if a field is unknown or has the wrong type.
+    """
+    if said is None:
+        said = ensure_config().get("configurable", {}).get(SAID, {})
+    if not isinstance(said, Mapping):
+        raise ConfigError(f"'costwise' in a config is a dict of fields, got {type(said).__name__}.")
+    return current_request().override(said)
+
+
+def _cache(store: CacheStore | Cache | str | Path, **settings: Any) -> Cache:
+    given = {name: value for name, value in settings.items() if value is not None}
+    if isinstance(store, Cache):
+        if given:
+            raise ConfigError(
+                f"{', '.join(given)} belong to the Cache that was given; set them there."
+            )
+        return store
+    if "embedder" in given:
+        from costwise_core.embed.cached import CachedEmbedder  # noqa: PLC0415 - imports numpy
+
+        # A miss embeds the question once to look, once to store.
+        given["embedder"] = CachedEmbedder(as_embedder(given["embedder"]))
+    if isinstance(store, str | Path):
+        from costwise_core.stores.sqlite import SQLiteStore  # noqa: PLC0415 - only if it is used
+
+        store = SQLiteStore(store)
+    return Cache(store, **given)
+
+
+def _estimate(prompt: str, generations: Sequence[Generation], model: str) -> Usage:
+    return Usage(
+        input_tokens=count_tokens(prompt_text(prompt), model).tokens,
+        output_tokens=sum(count_tokens(item.text, model).tokens for item in generations),
+        estimated=True,
+    )
+
+
+def _selection(fields: dict[str, Any]) -> Selection:
+    check_names("clear", fields, tuple(Selection.__dataclass_fields__))
+    return Selection(**fields)
+
+
+def check_names(what: str, names: Collection[str], known: Sequence[str]) -> None:
+    """Raise a `ConfigError` that names the nearest for a name that is not known."""
+    if isinstance(names, str):
+        raise ConfigError(f"{what} takes a tuple of names, got the string {names!r}.")
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"{what} does not know {name!r}; known are {', '.join(known)}."
+                f"{nearest(name, known)}"
+            )

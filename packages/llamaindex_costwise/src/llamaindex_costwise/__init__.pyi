@@ -1,0 +1,10 @@
+from costwise_core._version import __version__ as __version__
+from costwise_core.cache.cache import Cache as Cache
+from costwise_core.context import scoped as scoped
+from llamaindex_costwise.embedding import CachedEmbedding as CachedEmbedding
+from llamaindex_costwise.embedding import CostwiseEmbedding as CostwiseEmbedding
+from llamaindex_costwise.embedding import LlamaIndexEmbedder as LlamaIndexEmbedder
+from llamaindex_costwise.events import CacheHitEvent as CacheHitEvent
+from llamaindex_costwise.llm import CachedLLM as CachedLLM
+from llamaindex_costwise.query_engine import CachedQueryEngine as CachedQueryEngine
+from llamaindex_costwise.tracking import track as track

@@ -1,0 +1,309 @@
+"""A query engine that answers from a cache where it may, sources included."""
+
+from collections.abc import AsyncGenerator, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.response.schema import (
+    RESPONSE_TYPE,
+    AsyncStreamingResponse,
+    Response,
+    StreamingResponse,
+)
+from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
+from llama_index.core.schema import NodeWithScore, QueryBundle
+
+from costwise_core.cache import Cache, fingerprint
+from costwise_core.context import current_request
+from costwise_core.drive import Flow, arun, call, run
+from costwise_core.errors import ConfigError
+from costwise_core.types import Miss, Scope, Vector
+from llamaindex_costwise._request import UnstableModelError, settings_of
+from llamaindex_costwise._response import (
+    areplay,
+    pack_response,
+    replay,
+    unfit_response,
+    unpack_response,
+)
+from llamaindex_costwise._usage import estimated_usage
+from llamaindex_costwise.embedding import LlamaIndexEmbedder
+from llamaindex_costwise.events import announce
+
+__all__ = ["CachedQueryEngine"]
+
+
+@dataclass(slots=True)
+class _Request:
+    """One query that may be answered from the cache; `vector` is filled in by the lookup."""
+
+    question: str
+    scope: Scope
+    vector: Vector | None = None
+
+
+class CachedQueryEngine(BaseQueryEngine):
+    """Wraps any query engine and spares it the questions it has answered before.
+
+    A hit spares retrieval, reranking and the model. The response comes back as it was: text and
+    source nodes with ids, scores, relationships and metadata, streamed if the engine streams; its
+    `metadata["costwise"]` says why it was served. An engine that returns Pydantic objects is
+    called every time.
+
+    Where the cache embeds questions with the index's own embed model, a miss hands its vector to
+    retrieval, which then embeds nothing.
+
+    Args:
+        engine: The engine that answers what the cache cannot.
+        cache: Where responses are kept, and the policy for similar questions.
+        corpus: Name and version of what the engine searches. Change it when documents change:
+            answers are served within one corpus only. `scoped(corpus=...)` wins over it.
+        require: Names of scope fields ("tenant") without which nothing is looked up or stored.
+
+    Raises:
+        ConfigError: if `corpus` is empty.
+
+    Example:
+        >>> from llama_index.core import MockEmbedding, SummaryIndex
+        >>> from llama_index.core.llms import MockLLM
+        >>> from llama_index.core.schema import TextNode
+        >>> from costwise_core import Cache, MemoryStore
+        >>> index = SummaryIndex([TextNode(text="RAG retrieves, then generates.")])
+        >>> engine = CachedQueryEngine(
+        ...     index.as_query_engine(llm=MockLLM(max_tokens=2)),
+        ...     cache=Cache(MemoryStore()),
+        ...     corpus="handbook-v7",
+        ... )
+        >>> _, second = engine.query("What is RAG?"), engine.query("What is RAG?")
+        >>> second.metadata["costwise"]["hit"], len(second.source_nodes)
+        ('exact', 1)
+    """
+
+    def __init__(
+        self,
+        engine: BaseQueryEngine,
+        *,
+        cache: Cache,
+        corpus: str,
+        require: tuple[str, ...] = (),
+    ) -> None:
+        if not corpus:
+            raise ConfigError(
+                "corpus must name what the engine searches and its version, such as "
+                "'handbook-v7'; two engines with one cache would share answers without it."
+            )
+        super().__init__(callback_manager=engine.callback_manager)
+        self.engine = engine
+        self.cache = cache
+        self.corpus = corpus
+        self._require = require
+
+    def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        """Retrieve as the wrapped engine does."""
+        return self.engine.retrieve(query_bundle)
+
+    def synthesize(
+        self,
+        query_bundle: QueryBundle,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+    ) -> RESPONSE_TYPE:
+        """Synthesize as the wrapped engine does."""
+        return self.engine.synthesize(query_bundle, nodes, additional_source_nodes)
+
+    async def asynthesize(
+        self,
+        query_bundle: QueryBundle,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+    ) -> RESPONSE_TYPE:
+        """Synthesize as the wrapped engine does, without blocking the event loop."""
+        return await self.engine.asynthesize(query_bundle, nodes, additional_source_nodes)
+
+    def get_prompts(self) -> PromptDictType:
+        """Return the wrapped engine's prompts; LlamaIndex cannot set those two levels down."""
+        return self.engine.get_prompts()
+
+    def update_prompts(self, prompts_dict: PromptDictType) -> None:
+        """Change the wrapped engine's prompts; answers to the old ones are served no more."""
+        self.engine.update_prompts(prompts_dict)
+
+    def _get_prompt_modules(self) -> PromptMixinType:
+        return {}
+
+    def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        request = self._request(query_bundle)
+        served = run(self._find(request))
+        if served is not None:
+            stored, streamed = served
+            if not streamed:
+                return stored
+            tokens = replay(stored.response or "")
+            return StreamingResponse(tokens, stored.source_nodes, stored.metadata)
+        response = self.engine.query(self._with_vector(query_bundle, request))
+        if request is None:
+            return response
+        if isinstance(response, StreamingResponse):
+            return StreamingResponse(
+                self._tee(request, response), response.source_nodes, response.metadata
+            )
+        run(self._keep(request, response))
+        return response
+
+    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        request = self._request(query_bundle)
+        served = await arun(self._find(request))
+        if served is not None:
+            stored, streamed = served
+            if not streamed:
+                return stored
+            tokens = areplay(stored.response or "")
+            return AsyncStreamingResponse(tokens, stored.source_nodes, stored.metadata)
+        response = await self.engine.aquery(self._with_vector(query_bundle, request))
+        if request is None:
+            return response
+        if isinstance(response, AsyncStreamingResponse):
+            return AsyncStreamingResponse(
+                self._atee(request, response), response.source_nodes, response.metadata
+            )
+        await arun(self._keep(request, response))
+        return response
+
+    # --- the cache around one query -------------------------------------------------------------
+
+    def _request(self, query: QueryBundle) -> _Request | None:
+        """Return what to look up, or None (counted) if this query must go to the engine."""
+        try:
+            context = current_request()
+            if context.bypass or query.image_path:
+                self.cache.count_miss(
+                    "bypass" if context.bypass else "modality", "the query is not one to cache"
+                )
+                return None
+            scope = context.complete(self._scope(query), self._require)
+        except UnstableModelError as error:
+            self.cache.count_miss("unstable_model", str(error))
+            return None
+        except Exception as error:  # noqa: BLE001 - a cache fails open
+            self.cache.count_error(error)
+            self.cache.count_miss("unreadable", f"{type(error).__name__} while reading the query")
+            return None
+        if isinstance(scope, str):
+            self.cache.count_miss("no_scope", scope)
+            return None
+        return _Request(question=query.query_str, scope=scope)
+
+    def _scope(self, query: QueryBundle) -> Scope:
+        synthesizer = _part(self.engine, "_response_synthesizer")
+        llm = _part(synthesizer, "_llm")
+        prompts = self.engine.get_prompts()
+        return Scope(
+            corpus=self.corpus,
+            model=llm.metadata.model_name if llm is not None else "",
+            template=fingerprint(
+                type(self.engine).__qualname__,
+                type(synthesizer).__qualname__,
+                str(_part(synthesizer, "_streaming")),
+                settings_of(llm) if llm is not None else "",
+                *(f"{name}\0{prompts[name].get_template()}" for name in sorted(prompts)),
+                volatile=(),
+            ),
+            # Whatever else retrieval would go by.
+            context=fingerprint(
+                repr(query.custom_embedding_strs), repr(query.embedding), volatile=()
+            ),
+            kind="llama_index.response",
+        )
+
+    def _find(self, request: _Request | None) -> Flow[tuple[Response, bool] | None]:
+        if request is None:
+            return None
+        found = yield from call(self.cache.lookup, request.question, request.scope)
+        if isinstance(found, Miss):
+            request.vector = found.vector
+            return None
+        try:
+            served = unpack_response(found)
+            announce(found, operation="query", model=request.scope.model)
+        except Exception as error:  # noqa: BLE001
+            self.cache.count_error(error)
+            self.cache.count_miss("damaged", "a stored response could not be read")
+            return None
+        return served
+
+    def _keep(
+        self, request: _Request, response: RESPONSE_TYPE, *, streamed: bool = False
+    ) -> Flow[None]:
+        if not isinstance(response, Response):
+            self.cache.count_not_stored("structured")
+            return
+        try:
+            reason = unfit_response(response)
+            packed = None if reason else pack_response(response, streamed=streamed)
+            if packed is None:
+                self.cache.count_not_stored(reason or "not_exact")
+                return
+            prompt = "\n".join(
+                [request.question, *(n.get_content() for n in response.source_nodes)]
+            )
+            usage = estimated_usage(prompt, response.response or "", request.scope.model)
+        except Exception as error:  # noqa: BLE001
+            self.cache.count_error(error)
+            self.cache.count_not_stored("unreadable")
+            return
+        yield from call(
+            self.cache.store,
+            request.question,
+            request.scope,
+            packed,
+            usage=usage,
+            vector=request.vector,
+        )
+
+    def _with_vector(self, query: QueryBundle, request: _Request | None) -> QueryBundle:
+        """Return the query with the miss's vector, if retrieval would compute the very same."""
+        retriever = _part(self.engine, "_retriever")
+        model = _part(retriever, "_embed_model")
+        embedder = self.cache.embedder
+        if request is None or request.vector is None or model is None or embedder is None:
+            return query
+        if query.embedding is not None or query.custom_embedding_strs is not None:
+            return query
+        if (
+            not getattr(getattr(embedder, "embedder", embedder), "unit", True)
+            or LlamaIndexEmbedder(model).name != embedder.name
+        ):
+            return query
+        return QueryBundle(query_str=query.query_str, embedding=request.vector.tolist())
+
+    def _tee(self, request: _Request, response: StreamingResponse) -> Generator[str, None, None]:
+        tokens: list[str] = []
+        try:
+            for token in response.response_gen:
+                tokens.append(token)
+                yield token
+        except BaseException:
+            self.cache.count_not_stored("unfinished")
+            raise
+        whole = Response("".join(tokens), response.source_nodes, response.metadata)
+        run(self._keep(request, whole, streamed=True))
+
+    async def _atee(
+        self, request: _Request, response: AsyncStreamingResponse
+    ) -> AsyncGenerator[str, None]:
+        tokens: list[str] = []
+        try:
+            async for token in response.async_response_gen():
+                tokens.append(token)
+                yield token
+        except BaseException:
+            self.cache.count_not_stored("unfinished")
+            raise
+        whole = Response("".join(tokens), response.source_nodes, response.metadata)
+        await arun(self._keep(request, whole, streamed=True))
+
+
+def _part(owner: object, name: str) -> Any:
+    """Return a part that LlamaIndex's own engines have and others may not."""
+    return getattr(owner, name, None)

@@ -1,0 +1,154 @@
+"""What a model charges, wherever the numbers come from: values and pure functions."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from decimal import Decimal
+from typing import Final
+
+from costwise_core.errors import PriceError
+from costwise_core.money import multiplied, picodollars
+from costwise_core.types import Usage
+
+__all__ = ["TIERS", "RateSheet", "Rates", "charge", "stand_in"]
+
+TIERS: Final = ("standard", "batch", "flex", "priority", "fast")
+_CHEAPER_TIERS: Final = ("batch", "flex")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """What a model costs, in dollars per million tokens; None where no price is known.
+
+    Args:
+        input: Tokens sent.
+        output: Tokens produced.
+        cache_read: Tokens sent that the provider had in its prompt cache; `input` if not given.
+        cache_write: Tokens sent that it wrote there; `input` if not given.
+        cache_write_1h: The same, kept for an hour; `cache_write` if not given.
+        reasoning: Hidden tokens produced; `output` if not given.
+        request: Dollars for the call itself.
+
+    Example:
+        >>> Rates(input=Decimal("0.15"), output=Decimal("0.60")).cache_read is None
+        True
+    """
+
+    input: Decimal | None = None
+    output: Decimal | None = None
+    cache_read: Decimal | None = None
+    cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    reasoning: Decimal | None = None
+    request: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RateSheet:
+    """The rates of one model in one tier at one time.
+
+    Args:
+        bands: Pairs (input tokens, rates), ascending from 0: calls that send more than this many
+            tokens are charged these rates, for all of their tokens.
+        source: Where the rates come from.
+        estimated: True when they stand in for unknown ones.
+        why: One sentence for a person, "" when there is nothing to add.
+
+    Example:
+        >>> sheet = RateSheet(bands=((0, Rates(input=Decimal(2))),), source="your prices")
+        >>> sheet.times(Decimal("0.5")).rates(1000).input
+        Decimal('1.0')
+    """
+
+    bands: tuple[tuple[int, Rates], ...]
+    source: str
+    estimated: bool = False
+    why: str = ""
+
+    def rates(self, input_tokens: int) -> Rates:
+        """Return the rates for a call that sends so many tokens."""
+        found = self.bands[0][1]
+        for above, rates in self.bands[1:]:
+            if input_tokens > above:
+                found = rates
+        return found
+
+    def times(self, factor: Decimal) -> "RateSheet":
+        """Return the sheet with every rate multiplied."""
+        if factor == 1:
+            return self
+        bands = tuple((above, _scaled(rates, factor)) for above, rates in self.bands)
+        return replace(self, bands=bands, source=f"{self.source} x {factor}")
+
+
+def stand_in(standard: RateSheet, model: str, tier: str, tiers: Iterable[str]) -> RateSheet:
+    """Let the standard price stand in for a lower one that is not known; never for a higher one.
+
+    Args:
+        standard: The model's standard rates.
+        model: Its name, for the message.
+        tier: The tier whose price is not known.
+        tiers: Those with a known price.
+
+    Raises:
+        PriceError: if the tier costs more than standard, naming the tiers with a known price.
+
+    Example:
+        >>> standard = RateSheet(bands=((0, Rates(input=Decimal(2))),), source="your prices")
+        >>> stand_in(standard, "mine", "batch", []).estimated
+        True
+    """
+    if tier in _CHEAPER_TIERS:
+        why = f"no {tier} price is known, so the standard price stands in"
+        return replace(standard, estimated=True, why=why)
+    known = ", ".join(["standard", *tiers])
+    raise PriceError(f"no {tier} price is known for {model!r}; its known tiers are {known}.")
+
+
+def charge(rates: Rates, usage: Usage) -> dict[str, int]:
+    """Return what each part of a usage costs, in 10^-12 dollars; parts without tokens left out.
+
+    Raises:
+        PriceError: if there are tokens of a part for which no rate is known.
+
+    Example:
+        >>> charge(Rates(input=Decimal(2)), Usage(input_tokens=3))
+        {'input': 6000000}
+    """
+    long_write = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
+    cached = usage.cache_read_tokens + usage.cache_write_tokens
+    # Each token belongs to exactly one part, and a dearer or cheaper part is no longer input.
+    parts = (
+        ("input", usage.input_tokens - cached, rates.input),
+        ("cache_read", usage.cache_read_tokens, _first(rates.cache_read, rates.input)),
+        (
+            "cache_write",
+            usage.cache_write_tokens - long_write,
+            _first(rates.cache_write, rates.input),
+        ),
+        (
+            "cache_write_1h",
+            long_write,
+            _first(rates.cache_write_1h, rates.cache_write, rates.input),
+        ),
+        ("output", usage.output_tokens - usage.reasoning_tokens, rates.output),
+        ("reasoning", usage.reasoning_tokens, _first(rates.reasoning, rates.output)),
+    )
+    picos = {}
+    for part, tokens, rate in parts:
+        if tokens > 0:
+            if rate is None:
+                raise PriceError(f"no price for {part} tokens is known.")
+            picos[part] = tokens * picodollars(rate) // 1_000_000
+    if rates.request:
+        picos["request"] = picodollars(rates.request)
+    return picos
+
+
+def _first(*rates: Decimal | None) -> Decimal | None:
+    return next((rate for rate in rates if rate is not None), None)
+
+
+def _scaled(rates: Rates, factor: Decimal) -> Rates:
+    given = {field.name: getattr(rates, field.name) for field in fields(rates)}
+    known = {name: multiplied(rate, factor) for name, rate in given.items() if rate is not None}
+    return Rates(**known)

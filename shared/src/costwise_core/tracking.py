@@ -1,0 +1,241 @@
+"""Who a call is made for, and where its cost is written: `with track(feature="faq") as bill:`.
+
+The block travels in a context variable, which asyncio tasks and the threads that frameworks start
+inherit. What it holds never changes, so a call that outlives the block still knows its own.
+"""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from costwise_core.bill import Bill
+from costwise_core.errors import ConfigError, PriceError, nearest
+from costwise_core.prices import PriceBook, shared_prices
+from costwise_core.protocols import Ledger
+from costwise_core.types import CallRecord, Saving, Usage, frozen_tags
+
+__all__ = ["TAGS", "Recorder", "current_tags", "record_call", "recorder", "track"]
+
+TAGS: Final = ("feature", "team", "user", "tenant", "endpoint", "conversation")
+"""The tags a call can carry."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorder:
+    """Writes calls to the bills and ledgers that were around when it was asked for.
+
+    Args:
+        bills: Those of every block around, outermost first.
+        ledgers: Likewise.
+        prices: What calls are priced with.
+        tags: What the calls are tagged with.
+
+    Example:
+        >>> with track() as bill:
+        ...     writer = recorder()
+        >>> call = writer.record(operation="chat", model="gpt-4o", usage=Usage(input_tokens=400))
+        >>> bill.usd
+        Decimal('0.001')
+    """
+
+    bills: tuple[Bill, ...]
+    ledgers: tuple[Ledger, ...]
+    prices: PriceBook
+    tags: Mapping[str, str]
+
+    def record(
+        self,
+        *,
+        operation: str,
+        model: str,
+        usage: Usage | None = None,
+        tier: Literal["exact", "near", ""] = "",
+        usage_then: Usage | None = None,
+        seconds: float = 0.0,
+        id: str | None = None,  # noqa: A002 - the field's name
+        overhead: bool = False,
+        why: str = "",
+    ) -> CallRecord:
+        """Price a call and write it down. Never raises: a fault is counted on the bills.
+
+        A model without a known price is recorded with `usd=None`, never with a price of zero.
+        With a SQLite ledger this waits for a transaction, for as long as another process holds the
+        file at worst (`busy_timeout`).
+
+        Args:
+            operation: "chat", "completion", "embedding", "rerank" or another word.
+            model: As the provider names it, or "provider:model".
+            usage: Tokens paid for; None, if nobody knows, leaves the call unpriced.
+            tier: "exact" or "near" if the cache answered; nothing was paid then.
+            usage_then: For a hit, what the answer cost when it was paid for: what it saves now.
+            seconds: Wall time of the call.
+            id: Unique; None to make one. A call reported twice under one id counts once.
+            overhead: True for a call costwise itself made.
+            why: One sentence for a person.
+
+        Returns:
+            The record as it was written.
+        """
+        at = time.time()
+        usd: Decimal | None = None
+        reason = ""
+        savings: tuple[Saving, ...] = ()
+        if tier:
+            usage, usd = Usage(), Decimal(0)
+            savings = (self._saving(model, usage_then, at),)
+        elif usage is None:
+            usage, reason = Usage(estimated=True), "not priced: nobody reported the tokens"
+        else:
+            usd, reason = self._price(model, usage, at)
+        record = CallRecord(
+            id=id if id is not None else uuid.uuid4().hex,
+            at=at,
+            operation=operation,
+            model=model,
+            usage=usage,
+            usd=usd,
+            tags=frozen_tags(self.tags),
+            savings=savings,
+            overhead=overhead,
+            tier=tier,
+            seconds=seconds,
+            why="; ".join(filter(None, (why, reason))),
+        )
+        for bill in self.bills:
+            bill.add(record)
+        for ledger in self.ledgers:
+            try:
+                ledger.record([record])
+            except Exception as error:  # noqa: BLE001 - bookkeeping never breaks the user's call
+                self._count_fault(error)
+        return record
+
+    def _price(self, model: str, usage: Usage, at: float) -> tuple[Decimal | None, str]:
+        try:
+            price = self.prices.cost(usage, model, at=at)
+        except PriceError as error:
+            return None, f"not priced: {error}"
+        except Exception as error:  # noqa: BLE001 - somebody else's price book may fail anyhow
+            self._count_fault(error)
+            return None, f"not priced: {type(error).__name__}"
+        return price.usd, price.why
+
+    def _saving(self, model: str, usage_then: Usage | None, at: float) -> Saving:
+        if usage_then is None:
+            return Saving(stage="response_cache", usd=None, why="what the answer cost is not known")
+        usd, why = self._price(model, usage_then, at)
+        return Saving(
+            stage="response_cache",
+            usd=usd,
+            tokens=usage_then.total_tokens,
+            kind="modelled" if usage_then.estimated else "measured",
+            why=why,
+        )
+
+    def _count_fault(self, error: Exception) -> None:
+        for bill in self.bills:
+            bill.count_fault(error)
+
+
+_current: ContextVar[Recorder | None] = ContextVar("costwise_recorder", default=None)
+
+
+@contextmanager
+def track(
+    *, ledger: Ledger | None = None, prices: PriceBook | None = None, **tags: str
+) -> Iterator[Bill]:
+    """Collect what the calls inside the block cost and save; blocks nest.
+
+    An inner block's calls carry the tags of both (its own win) and are on both bills and in the
+    ledgers of both.
+
+    Args:
+        ledger: Where calls are kept beyond the block.
+        prices: What calls are priced with; that of the block around, or the list, if not given.
+        **tags: `feature`, `team`, `user`, `tenant`, `endpoint`, `conversation`.
+
+    Yields:
+        The bill, which fills while the block runs and stays afterwards.
+
+    Raises:
+        ConfigError: if a tag has another name or is not text.
+
+    Example:
+        >>> with track(feature="faq") as bill:
+        ...     _ = record_call(operation="chat", model="gpt-4o", usage=Usage(input_tokens=400))
+        >>> bill.usd
+        Decimal('0.001')
+    """
+    for name, value in tags.items():
+        if name not in TAGS:
+            raise ConfigError(
+                f"unknown tag {name!r}; known are {', '.join(TAGS)}."
+                f"{nearest(name, (*TAGS, 'ledger', 'prices'))}"
+            )
+        if not isinstance(value, str):
+            raise ConfigError(f"tag {name!r} must be text, got {type(value).__name__}.")
+    around = _current.get()
+    bill = Bill(tags=tags)
+    outer_ledgers = around.ledgers if around else ()
+    inner = Recorder(
+        bills=(*(around.bills if around else ()), bill),
+        ledgers=(
+            outer_ledgers
+            if ledger is None or any(ledger is one for one in outer_ledgers)
+            else (*outer_ledgers, ledger)
+        ),
+        prices=prices or (around.prices if around else shared_prices()),
+        tags=MappingProxyType({**(around.tags if around else {}), **tags}),
+    )
+    token = _current.set(inner)
+    try:
+        yield bill
+    finally:
+        # A generator may be closed in another context, where there is nothing to set back.
+        with suppress(ValueError):
+            _current.reset(token)
+
+
+def recorder() -> Recorder | None:
+    """Return what writes calls down here and now, or None outside every `track` block.
+
+    Ask before a call begins and record when it has ended: a stream that is read to its end after
+    the block, or in another thread, is then still written to the right bills.
+
+    Example:
+        >>> recorder() is None
+        True
+    """
+    return _current.get()
+
+
+def record_call(**call: Any) -> CallRecord | None:
+    """Price a call and write it down, or do nothing outside every `track` block.
+
+    Args:
+        **call: As for `Recorder.record`.
+
+    Example:
+        >>> record_call(operation="chat", model="gpt-4o") is None
+        True
+    """
+    active = _current.get()
+    return active.record(**call) if active is not None else None
+
+
+def current_tags() -> Mapping[str, str]:
+    """Return the tags a call made here would carry.
+
+    Example:
+        >>> with track(feature="faq", team="support"), track(feature="search"):
+        ...     dict(current_tags())
+        {'feature': 'search', 'team': 'support'}
+    """
+    active = _current.get()
+    return active.tags if active is not None else MappingProxyType({})
