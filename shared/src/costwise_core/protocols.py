@@ -10,7 +10,16 @@ from typing import Literal, Protocol, TypeAlias
 
 from costwise_core.types import CallRecord, Entry, Matrix, Neighbour, Selection, Vector
 
-__all__ = ["CacheStore", "Embedder", "Ledger", "NearPolicy", "Role", "TokenCounter"]
+__all__ = [
+    "CacheStore",
+    "Embedder",
+    "Journal",
+    "Leases",
+    "Ledger",
+    "NearPolicy",
+    "Role",
+    "TokenCounter",
+]
 
 Role: TypeAlias = Literal["query", "document"]
 """What a text is to the embedder: many models prefix queries and documents differently."""
@@ -53,6 +62,40 @@ class CacheStore(Protocol):
 
     def delete(self, selection: Selection) -> int:
         """Delete the selected entries and return how many there were."""
+        ...
+
+    def entries(self, selection: Selection) -> Iterator[Entry]:
+        """Yield the selected live entries with their vectors, oldest first, reading as it goes."""
+        ...
+
+
+class Journal(Protocol):
+    """Short append-only logs, by which processes that share a store learn from one another.
+
+    A row is at most 4,000 bytes; at least the newest 20,000 rows of a log are kept.
+    """
+
+    def append(self, name: str, rows: Sequence[str]) -> None:
+        """Add rows at the end of the named log, all or none."""
+        ...
+
+    def read(self, name: str, after: str = "") -> tuple[list[str], str]:
+        """Return the rows added after a position, oldest first, and the position after them.
+
+        A position is a text that only the store understands; "" is before the oldest row kept.
+        """
+        ...
+
+
+class Leases(Protocol):
+    """Short exclusive claims, by which processes that share a store do a thing only once."""
+
+    def acquire(self, name: str, owner: str, seconds: float) -> bool:
+        """Take or renew the named lease for so long; False while another owner holds it."""
+        ...
+
+    def release(self, name: str, owner: str) -> None:
+        """Give the lease back, if this owner still holds it."""
         ...
 
 

@@ -136,6 +136,12 @@ class Entry:
         tags: Free labels to select entries by.
         created: Seconds since the epoch.
         expires: Seconds since the epoch after which the entry is never served; None is never.
+        text: The answer as a person reads it, where `answer` is a dump of a framework's objects;
+            "" where `answer` is that already.
+        group: Entries of one scope whose answers were judged equal share it; "" is not judged.
+        documents: Ids and versions (or content hashes) of the documents the answer was drawn from.
+        worth: Dollars that serving the entry once saves.
+        uses: How often it was served, as far as the store was told; stores count it themselves.
     """
 
     key: str
@@ -151,6 +157,16 @@ class Entry:
     tags: tuple[str, ...] = ()
     created: float = 0.0
     expires: float | None = None
+    text: str = ""
+    group: str = ""
+    documents: tuple[tuple[str, str], ...] = ()
+    worth: float = 0.0
+    uses: int = 0
+
+    @property
+    def plain(self) -> str:
+        """The answer as a person reads it."""
+        return self.text or self.answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,10 +179,22 @@ class Neighbour:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """Which entries to delete: those for which every given field matches; none given is all.
+    """Which entries are meant: those for which every given field matches; none given is all.
+
+    Args:
+        scope: Key of an exact scope.
+        keys: Digests of canonical questions.
+        tenant: Of the scope; likewise `model` and `corpus`.
+        model: Likewise.
+        corpus: Likewise.
+        tag: A label the entry carries.
+        changed: Documents by id with their version now; meant are entries that used any of them in
+            another version. A version of "" is no entry's: the document is gone.
+        created_before: Seconds since the epoch.
+        unused_since: Seconds since the epoch; entries neither stored nor served since then.
 
     Example:
-        >>> Selection(tenant="acme").tenant
+        >>> Selection(tenant="acme", changed=(("handbook.pdf", "v8"),)).tenant
         'acme'
     """
 
@@ -176,6 +204,9 @@ class Selection:
     model: str | None = None
     corpus: str | None = None
     tag: str | None = None
+    changed: tuple[tuple[str, str], ...] | None = None
+    created_before: float | None = None
+    unused_since: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
