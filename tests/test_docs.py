@@ -16,6 +16,7 @@ MODULES = [
 ]
 PAGES = [
     ROOT / "README.md",
+    ROOT / "shared/README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *ROOT.glob("packages/*/README.md"),
 ]

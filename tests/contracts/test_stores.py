@@ -8,16 +8,18 @@ from hypothesis import strategies as st
 
 from costwise_core import MemoryStore, SQLiteStore
 from costwise_core.errors import ConfigError, EntryTooLargeError
+from costwise_core.testing.fakes import FakeClock
+from costwise_core.testing.sharing import JournalContract, LeasesContract
 from costwise_core.testing.stores import EMBEDDER, CacheStoreContract, direction, make_entry
 from costwise_core.types import Selection
 
 
-class TestMemoryStore(CacheStoreContract):
+class Memory:
     def make_store(self, clock):
         return MemoryStore(clock=clock)
 
 
-class TestSQLiteStore(CacheStoreContract):
+class SQLite:
     @pytest.fixture(autouse=True)
     def folder(self, tmp_path: Path):
         self.path = tmp_path / "cache.db"
@@ -35,11 +37,35 @@ class TestSQLiteStore(CacheStoreContract):
         return self.make_store(self.clock)
 
 
+class TestMemoryStore(Memory, CacheStoreContract):
+    pass
+
+
+class TestMemoryJournal(Memory, JournalContract):
+    pass
+
+
+class TestMemoryLeases(Memory, LeasesContract):
+    pass
+
+
+class TestSQLiteStore(SQLite, CacheStoreContract):
+    pass
+
+
+class TestSQLiteJournal(SQLite, JournalContract):
+    pass
+
+
+class TestSQLiteLeases(SQLite, LeasesContract):
+    pass
+
+
 def test_memory_is_limited_and_the_least_recently_used_leave_first() -> None:
     store = MemoryStore(max_entries=3)
     store.put([make_entry(n) for n in range(3)])
     assert store.get(make_entry(0).key, make_entry().scope) is not None
-    store.search(direction(1), 1, make_entry().scope, EMBEDDER)
+    store.search(direction(2), 1, make_entry().scope, EMBEDDER)  # being looked at is no use
     store.put([make_entry(1, answer="replaced")])  # evicts nobody
     store.put([make_entry(3)])
     found = store.search(direction(1), 9, make_entry().scope, EMBEDDER)
@@ -54,6 +80,25 @@ def test_memory_is_limited_in_bytes() -> None:
     assert sorted(n.entry.key for n in found) == [make_entry(n).key for n in range(29, 40)]
     with pytest.raises(EntryTooLargeError, match="accepts 50000"):
         store.put([make_entry(1, answer="x" * 50_000)])
+
+
+def test_memory_lets_the_expired_go_first() -> None:
+    clock = FakeClock()
+    store = MemoryStore(max_entries=2, clock=clock)
+    store.put([make_entry(1), make_entry(2, worth=9.0, expires=clock.now + 5)])
+    clock.advance(5)
+    store.put([make_entry(3)])
+    assert [e.answer for e in store.entries(Selection())] == ["answer 1", "answer 3"]
+
+
+def test_memory_does_not_grow_by_being_replaced_or_emptied() -> None:
+    clock = FakeClock()
+    store = MemoryStore(clock=clock)
+    for n in range(2_000):
+        store.put([make_entry(n % 3, expires=clock.now + 1e6)])
+        store.delete(Selection(keys=(make_entry(1).key,)))
+    assert len(store._ranked) < 200
+    assert len(store._ending) < 200
 
 
 @pytest.mark.parametrize("limits", [{"max_entries": 0}, {"max_bytes": -1}, {"max_entries": "9"}])

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from costwise_core import Cache, FixedThreshold, Scope, SQLiteStore
+from costwise_core import Cache, FixedThreshold, MemoryStore, Scope, SQLiteStore
 from costwise_core.errors import (
     ConfigError,
     StoreError,
@@ -24,10 +27,10 @@ from costwise_core.errors import (
     StoreVersionError,
     VectorError,
 )
-from costwise_core.stores.sqlite_rows import SCHEMA
+from costwise_core.stores.sqlite_rows import APPLICATION_ID, SCHEMA
 from costwise_core.testing.fakes import FakeClock, HashingEmbedder
 from costwise_core.testing.stores import EMBEDDER, direction, make_entry
-from costwise_core.types import Selection
+from costwise_core.types import Selection, Usage
 
 SCOPE = make_entry().scope
 
@@ -61,9 +64,74 @@ for line in sys.stdin:
     elif verb == "get":
         found = store.get(make_entry(numbers[0]).key, scope)
         answer = found and found.answer
+    elif verb == "list":
+        answer = [entry.answer for entry in store.entries(Selection())]
+    elif verb == "append":
+        answer = store.append("log", [str(n) for n in numbers])
+    elif verb == "read":
+        answer = store.read("log", *map(str, numbers))
+    elif verb == "acquire":
+        answer = store.acquire("job", "partner", numbers[0])
+    elif verb == "release":
+        answer = store.release("job", "partner")
     elif verb == "near":
         answer = [n.entry.answer for n in store.search(direction(numbers[0]), 2, scope, EMBEDDER)]
     print(json.dumps(answer), flush=True)
+"""
+
+SHARER = """
+import sys
+from costwise_core import SQLiteStore
+store = SQLiteStore(sys.argv[1], busy_timeout=10)
+me, rows = sys.argv[2], int(sys.argv[3])
+for number in range(rows):
+    store.append("log", [f"{me} {number} {part}" for part in "abc"])
+    if store.acquire(f"job {number}", me, 600):
+        print(f"won {number}", flush=True)
+    print(f"row {number}", flush=True)
+"""
+
+# What version 1 of the file was made with. It never changes: such files exist.
+VERSION_1 = """
+CREATE TABLE entries (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    scope BLOB NOT NULL,
+    key BLOB NOT NULL,
+    created REAL NOT NULL,
+    expires REAL,
+    used REAL NOT NULL,
+    bytes INTEGER NOT NULL,
+    usage TEXT NOT NULL,
+    tags TEXT NOT NULL,
+    tenant BLOB NOT NULL,
+    model BLOB NOT NULL,
+    corpus BLOB NOT NULL,
+    embedder BLOB NOT NULL,
+    dim INTEGER NOT NULL,
+    vector BLOB,
+    question BLOB NOT NULL,
+    answer BLOB NOT NULL
+);;
+CREATE UNIQUE INDEX entries_name ON entries (scope, key);;
+CREATE INDEX entries_used ON entries (used);;
+CREATE INDEX entries_expires ON entries (expires) WHERE expires IS NOT NULL;;
+CREATE TABLE gone (seq INTEGER PRIMARY KEY, id INTEGER NOT NULL);;
+CREATE TABLE totals (
+    embedder BLOB PRIMARY KEY,
+    dim INTEGER NOT NULL,
+    entries INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+) WITHOUT ROWID;;
+CREATE TRIGGER entry_added AFTER INSERT ON entries BEGIN
+    INSERT INTO totals VALUES (new.embedder, new.dim, 1, new.bytes)
+        ON CONFLICT DO UPDATE SET entries = entries + 1, bytes = bytes + excluded.bytes;
+END;;
+CREATE TRIGGER entry_gone AFTER DELETE ON entries BEGIN
+    INSERT INTO gone (id) VALUES (old.id);
+    UPDATE totals SET entries = entries - 1, bytes = bytes - old.bytes
+        WHERE embedder = old.embedder;
+    DELETE FROM totals WHERE embedder = old.embedder AND entries <= 0;
+END
 """
 
 
@@ -130,6 +198,39 @@ def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
     assert len(acknowledged) > 40
 
 
+def test_logs_and_leases_survive_kill_9(path: Path) -> None:
+    rng = random.Random(11)
+    rows: list[str] = []
+    holders: dict[str, str] = {}
+    for round_ in range(10):
+        sharer = subprocess.Popen(
+            [sys.executable, "-c", SHARER, str(path), f"s{round_}", "1000000"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert sharer.stdout is not None
+        said = [sharer.stdout.readline()]
+        time.sleep(rng.uniform(0.0, 0.05))
+        sharer.send_signal(signal.SIGKILL)
+        said += sharer.communicate()[0].splitlines(keepends=True)
+        assert sharer.returncode == -signal.SIGKILL
+        for verb, number in (line.split() for line in said if line.endswith("\n")):
+            if verb == "won":
+                assert holders.setdefault(number, f"s{round_}") == f"s{round_}"
+            else:
+                rows += [f"s{round_} {number} {part}" for part in "abc"]
+        with SQLiteStore(path) as store:
+            kept, _ = store.read("log")
+            assert set(rows) <= set(kept)
+            assert [row[-1] for row in kept] == ["a", "b", "c"] * (len(kept) // 3)
+            for number, holder in list(holders.items())[-20:]:
+                assert not store.acquire(f"job {number}", "another", 600)
+                assert store.acquire(f"job {number}", holder, 600)
+        assert raw(path, "PRAGMA integrity_check") == [("ok",)]
+    assert len(rows) > 60
+    assert holders
+
+
 # --- it is shared -------------------------------------------------------------------------------
 
 
@@ -168,6 +269,65 @@ def test_two_processes_see_each_other_at_once(store: SQLiteStore, partner) -> No
     assert store.delete(Selection()) == 3
     assert partner("near", 1) == []
     assert partner("get", 1) is None
+
+
+def test_two_processes_share_logs_and_leases(store: SQLiteStore, partner) -> None:
+    partner("append", 1, 2)
+    rows, position = store.read("log")
+    assert rows == ["1", "2"]
+    store.append("log", ["3"])
+    assert partner("read") == [["1", "2", "3"], "3"]
+    assert partner("read", int(position)) == [["3"], "3"]
+    assert partner("acquire", 60)
+    assert not store.acquire("job", "me", 60)
+    partner("release")
+    assert store.acquire("job", "me", 60)
+    assert not partner("acquire", 60)
+    store.put([make_entry(2, created=1.0), make_entry(1)])
+    assert partner("list") == ["answer 2", "answer 1"]
+
+
+def test_processes_that_append_and_claim_at_once(path: Path) -> None:
+    sharers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARER, str(path), f"s{number}", "40"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(6)
+    ]
+    said = [sharer.communicate()[0].splitlines() for sharer in sharers]
+    assert [sharer.returncode for sharer in sharers] == [0] * 6
+    won = sorted(int(line[4:]) for lines in said for line in lines if line.startswith("won"))
+    assert won == list(range(40))
+    with SQLiteStore(path) as store:
+        rows, position = store.read("log")
+    assert position == str(len(rows)) == str(6 * 40 * 3)
+    for number in range(6):
+        own = [row for row in rows if row.startswith(f"s{number} ")]
+        assert own == [f"s{number} {step} {part}" for step in range(40) for part in "abc"]
+
+
+def test_a_log_in_a_deleted_file_starts_again(store: SQLiteStore, path: Path) -> None:
+    store.append("log", ["a", "b"])
+    _, position = store.read("log")
+    path.unlink()
+    store.append("log", ["c"])
+    assert store.read("log", position) == (["c"], "1")
+
+
+@pytest.mark.parametrize("position", ["x", "-1", "1.5", "٣", "9" * 30])
+def test_a_position_that_is_none(store: SQLiteStore, position: str) -> None:
+    with pytest.raises(StoreError, match="position"):
+        store.read("log", position)
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"x" * 5_000, 7])
+def test_a_damaged_row_of_a_log_is_passed_over(store: SQLiteStore, path: Path, damage) -> None:
+    store.append("log", ["a", "b", "c"])
+    raw(path, "UPDATE journal SET row = ? WHERE seq = 2", (damage,))
+    assert store.read("log") == (["a", "c"], "3")
+    assert store.damaged == 1
 
 
 def test_a_process_that_slept_through_the_log_of_deletions(store, path, monkeypatch) -> None:
@@ -264,12 +424,137 @@ def test_the_least_recently_used_leave_first(path: Path) -> None:
             store.put([make_entry(n)])
         clock.advance(1)
         assert store.get(make_entry(0).key, SCOPE) is not None
-        assert near(store, 1) == ["answer 1"]
+        assert near(store, 2) == ["answer 2"]  # being looked at is no use
         clock.advance(1)
         store.put([make_entry(1, answer="replaced")])  # evicts nobody
         assert raw(path, "SELECT count(*) FROM entries") == [(3,)]
         store.put([make_entry(3)])
         assert sorted(near(store, 1, 9)) == ["answer 0", "answer 3", "replaced"]
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), st.integers(0, 9), st.sampled_from([0.0, 1e-4, 0.5])),
+            st.tuples(st.just("get"), st.integers(0, 9), st.just(0.0)),
+            st.tuples(st.just("wait"), st.integers(1, 200_000), st.just(0.0)),
+        ),
+        max_size=40,
+    )
+)
+def test_memory_and_file_evict_the_same(history) -> None:
+    clock = FakeClock()
+    with tempfile.TemporaryDirectory() as folder:
+        stores = [
+            MemoryStore(max_entries=3, clock=clock),
+            SQLiteStore(Path(folder) / "cache.db", max_entries=3, clock=clock),
+        ]
+        for verb, number, worth in history:
+            clock.advance(number if verb == "wait" else 1)
+            for store in stores:
+                if verb == "put":
+                    store.put([make_entry(number, worth=worth, created=clock.now)])
+                elif verb == "get":
+                    store.get(make_entry(number).key, SCOPE)
+        for store in stores:
+            store.delete(Selection(keys=()))  # writes the uses that are still only counted
+        mine, other = [[(e.key, e.uses) for e in store.entries(Selection())] for store in stores]
+        assert mine == other
+        stores[1].close()
+
+
+def test_what_saves_least_per_byte_leaves_first(path: Path) -> None:
+    clock = FakeClock()
+    with SQLiteStore(path, max_entries=3, clock=clock) as store:
+        store.put([make_entry(1, worth=0.01), make_entry(2, worth=0.02), make_entry(3, worth=0.03)])
+        for _ in range(3):
+            assert store.get(make_entry(1).key, SCOPE)  # saved four times as much by now
+        store.put([make_entry(4, worth=0.05)])
+        assert sorted(near(store, 1, 9)) == ["answer 1", "answer 3", "answer 4"]
+        store.put([make_entry(5, worth=0.06, answer="long " * 1_000)])  # much for its many bytes?
+        assert sorted(near(store, 1, 9)) == ["answer 1", "answer 3", "answer 4"]
+        clock.advance(30 * 86_400)  # what was worth much a month ago
+        store.put([make_entry(6, worth=0.001)])
+        assert sorted(near(store, 1, 9)) == ["answer 1", "answer 4", "answer 6"]
+
+
+def test_lookups_write_nothing(store: SQLiteStore, path: Path) -> None:
+    store.put([make_entry(1)])
+    (before,) = raw(path, "SELECT uses, used FROM entries")
+    for _ in range(5):
+        assert store.get(make_entry(1).key, SCOPE)
+        assert near(store, 1)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # a lookup that wrote would have to wait for this
+    assert store.get(make_entry(1).key, SCOPE)
+    other.execute("ROLLBACK")
+    other.close()
+    assert raw(path, "SELECT uses, used FROM entries") == [before]
+    store.put([make_entry(2)])
+    assert raw(path, "SELECT uses FROM entries ORDER BY id") == [(6,), (0,)]
+
+
+def test_a_file_of_version_1_keeps_its_entries(path: Path) -> None:
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA journal_mode=WAL")
+    for statement in VERSION_1.split(";;"):
+        db.execute(statement)
+    for n in range(50):
+        db.execute(
+            "INSERT INTO entries (scope, key, created, expires, used, bytes, usage, tags, tenant, "
+            "model, corpus, embedder, dim, vector, question, answer) "
+            "VALUES (?, ?, ?, NULL, ?, 300, ?, ?, ?, ?, ?, ?, 24, ?, ?, ?)",
+            (
+                SCOPE.encode(),
+                make_entry(n).key.encode(),
+                float(n),
+                1_000.0 - n,
+                '{"input_tokens": 7}',
+                '["x"]',
+                b"acme",
+                b"m",
+                b"c",
+                EMBEDDER.encode(),
+                direction(n).astype("<f4").tobytes(),
+                f"question {n}".encode(),
+                f"answer {n}".encode(),
+            ),
+        )
+    db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    db.execute("PRAGMA user_version=1")
+    db.close()
+    with SQLiteStore(path, max_entries=48) as store:
+        listed = list(store.entries(Selection()))
+        assert [entry.answer for entry in listed] == [f"answer {n}" for n in range(50)]
+        assert near(store, 7) == ["answer 7"]
+        expected = make_entry(
+            7,
+            created=7.0,
+            tenant="acme",
+            model="m",
+            corpus="c",
+            tags=("x",),
+            usage=Usage(input_tokens=7),
+        )
+        assert store.get(expected.key, SCOPE) == expected
+        store.append("log", ["a"])
+        assert store.acquire("job", "me", 60)
+        # The least recently used of the old ones make room for a new one.
+        store.put([make_entry(99, documents=(("d", "v1"),))])
+        left = {entry.answer for entry in store.entries(Selection())}
+        assert left == {f"answer {n}" for n in (*range(47), 99)}
+        assert store.delete(Selection(changed=(("d", "v2"),))) == 1
+    assert raw(path, "PRAGMA user_version") == [(2,)]
+    assert raw(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_the_documents_of_what_is_gone_are_forgotten(store: SQLiteStore, path: Path) -> None:
+    store.put([make_entry(n, documents=(("d", "v1"), ("e", "v1"))) for n in range(5)])
+    store.put([make_entry(0)])
+    assert raw(path, "SELECT count(*) FROM sources") == [(8,)]
+    store.delete(Selection(changed=(("d", "v2"),)))
+    assert raw(path, "SELECT count(*) FROM sources") == [(0,)]
 
 
 def test_bytes_are_limited(path: Path) -> None:
@@ -390,6 +675,16 @@ DAMAGE = {
     "usage   ": "[" * 100_000,
     "tags": '{"a": 1}',
     "question": b"\x80",
+    "text": b"\x80",
+    "[group]": 5,
+    "documents": '[["only a name"]]',
+    "documents ": '{"a": "b"}',
+    "documents  ": '[[1, "v1"]]',
+    "worth": "much",
+    "worth ": -1.0,
+    "worth  ": float("inf"),
+    "uses": "often",
+    "uses ": -1,
     "answer": b"\xff\xfe not utf-8",
     "created": "yesterday",
     "expires": "never",
@@ -418,6 +713,17 @@ def test_a_damaged_row_is_passed_over_and_counted(path: Path, store, column: str
     store.put([make_entry(3, answer="again")])
     assert near(store, 3) == ["again"]
     assert store.get(make_entry(3).key, SCOPE).answer == "again"
+
+
+def test_uses_of_a_damaged_row_are_passed_over(path: Path, store: SQLiteStore) -> None:
+    store.put([make_entry(1), make_entry(2), make_entry(3)])
+    for n in (1, 2, 3):
+        assert store.get(make_entry(n).key, SCOPE)
+    raw(path, "UPDATE entries SET bytes = 0 WHERE key = ?", (make_entry(1).key.encode(),))
+    raw(path, "UPDATE entries SET used = 'x' WHERE key = ?", (make_entry(2).key.encode(),))
+    store.put([make_entry(4)])
+    assert store.damaged == 2
+    assert raw(path, "SELECT uses FROM entries ORDER BY id") == [(0,), (0,), (1,), (0,)]
 
 
 def test_an_answer_too_long_to_read_is_passed_over(path: Path, store: SQLiteStore) -> None:
@@ -538,6 +844,11 @@ def uses(store: SQLiteStore) -> list:
         lambda: store.search(direction(1), 1, SCOPE, EMBEDDER),
         lambda: store.put([make_entry(1)]),
         lambda: store.delete(Selection()),
+        lambda: list(store.entries(Selection())),
+        lambda: store.append("log", ["a"]),
+        lambda: store.read("log"),
+        lambda: store.acquire("job", "me", 1),
+        lambda: store.release("job", "me"),
     ]
 
 

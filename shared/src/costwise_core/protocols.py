@@ -6,9 +6,12 @@ blocks (it lives in this process's memory) sets `blocking = False` and is called
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from costwise_core.types import CallRecord, Entry, Matrix, Neighbour, Selection, Vector
+
+if TYPE_CHECKING:
+    from costwise_core.cache.policy import Verdict
 
 __all__ = [
     "CacheStore",
@@ -41,12 +44,20 @@ class Embedder(Protocol):
 class CacheStore(Protocol):
     """Keeps cache entries. Scope is a filter inside every query, never a check afterwards.
 
+    A `get` that finds its entry is a use of it, and nothing else is: whoever serves a neighbour
+    gets it first, and so learns too that it is still there. Uses are counted as well as can be
+    without a write on the way of a lookup: a store may write them with its next `put` or `delete`
+    and lose those after it.
+
     Implementations must be safe to share between threads, and acknowledge `put` only when a
     `kill -9` can no longer lose the entries (memory stores excepted).
     """
 
     def get(self, key: str, scope: str) -> Entry | None:
-        """Return the live entry under this key in this scope, with its vector left out."""
+        """Return the live entry under this key in this scope, with its vector left out.
+
+        That counts as a use of it.
+        """
         ...
 
     def search(self, vector: Vector, k: int, scope: str, embedder: str) -> list[Neighbour]:
@@ -65,10 +76,14 @@ class CacheStore(Protocol):
         ...
 
     def entries(self, selection: Selection) -> Iterator[Entry]:
-        """Yield the selected live entries with their vectors, oldest first, reading as it goes."""
+        """Yield the selected live entries with their vectors, oldest first, reading as it goes.
+
+        "Oldest" goes by `created`. Whether entries put or deleted meanwhile are seen is open.
+        """
         ...
 
 
+@runtime_checkable
 class Journal(Protocol):
     """Short append-only logs, by which processes that share a store learn from one another.
 
@@ -87,6 +102,7 @@ class Journal(Protocol):
         ...
 
 
+@runtime_checkable
 class Leases(Protocol):
     """Short exclusive claims, by which processes that share a store do a thing only once."""
 
@@ -100,10 +116,18 @@ class Leases(Protocol):
 
 
 class NearPolicy(Protocol):
-    """Decides whether the answer to a similar question may be served."""
+    """Decides whether the answer to a similar question may be served.
 
-    def choose(self, question: str, neighbours: Sequence[Neighbour]) -> Neighbour | str:
-        """Return the neighbour to serve, or one sentence that says why none may be."""
+    A policy that learns together with other processes also has `journal`, `due`, `outbox` and
+    `absorb` as `RiskControl` does.
+    """
+
+    def decide(self, question: str, neighbours: Sequence[Neighbour]) -> "Verdict":
+        """Serve, check or refuse; neighbours are sorted by nearness."""
+        ...
+
+    def learn(self, verdict: "Verdict", *, same: bool) -> None:
+        """Take in whether the candidate's answer turned out the same as a fresh one."""
         ...
 
 

@@ -17,11 +17,11 @@ _FACTS = either(
     "balance balances transaction transactions spending statement bill bills order orders parcel "
     "package delivery refund appointment appointments reservation reservations booking flight "
     "flights itinerary schedule calendar meeting meetings agenda reminder reminders list todo "
-    "payslip paycheck payday salary income pay taxes vacation pto leave points rewards usage inbox "
-    "messages emails voicemail alarm alarms grades score limit rent mortgage insurance subscription "
-    "membership location name age birthday address account accounts savings debt credit payment "
-    "payments apr rate routing due benefits playlist mileage tank tires purchase purchases w2 "
-    "deductible tasks raise boss manager phone iban pin password expire expires"
+    "payslip paycheck payday salary income pay taxes vacation pto leave points rewards usage "
+    "inbox messages emails voicemail alarm alarms grades score limit rent mortgage insurance "
+    "subscription membership location name age birthday address account accounts savings debt "
+    "credit payment payments apr rate routing due benefits playlist mileage tank tires purchase "
+    "purchases w2 deductible tasks raise boss manager phone iban pin password expire expires"
 )
 # Nobody else has these, whatever is asked about them.
 _MINE = either(
@@ -34,10 +34,13 @@ _BETWEEN = either(
     "the is are was were on in of for from about me at to all any current total date amount status "
     "due next last latest recent remaining available level number up out and a there left some"
 )
+_IDS = either("number no id ref reference iban password pin ssn birthday dob phone policy")
 _ABOUT_ME: Final = phrases(
     rf"""
-    {_ASKED}(?: (?:{_BETWEEN})){{0,5}} (?:my|our) (?:\w+(?:'s)? ){{0,3}}?(?:{_FACTS})\b(?! (?:card|cards)\b)
-    (?:my|our) (?:\w+ ){{0,2}}?(?:{_MINE}|(?:shopping|grocery|to[- ]do|task) list|credit limit|interest rate)\b
+    {_ASKED}(?: (?:{_BETWEEN})){{0,5}}
+         (?:my|our) (?:\w+(?:'s)? ){{0,3}}?(?:{_FACTS})\b(?! cards?\b)
+    (?:my|our) (?:\w+ ){{0,2}}?
+        (?:{_MINE}|(?:shopping|grocery|to[- ]do|task) list|credit limit|interest rate)\b
     (?:do|did|can) i (?:still )?have (?:any|anything|enough)\b(?! (?:option|choice|right))
     (?:how (?:much|many)|what)\b[^.?!]{{0,40}}\b(?:do|did|have|am) i (?:\w+ )?
         (?:got|owe|spen[dt]|used|left|taken|earn|made|paid|paying|getting)\b
@@ -48,7 +51,7 @@ _ABOUT_ME: Final = phrases(
     my (?:full )?name(?:'s| is) \w
     i(?:'m| am) called \w
     my (?:home |e-?mail |postal )?address is\b
-    (?:my|our) (?:\w+ ){{0,2}}(?:number|no|id|ref|reference|iban|password|pin|ssn|birthday|dob|phone|policy)
+    (?:my|our) (?:\w+ ){{0,2}}(?:{_IDS})
         (?: is| was|:)? [\w-]{{0,10}}\d
     # other languages
     mein\w* (?:kontostand|bestellung|rechnung|termine?|gehalt|saldo|guthaben|umsätze)\b
@@ -65,8 +68,15 @@ _ABOUT_ME: Final = phrases(
 _ABOUT_ME_CJK: Final = re.compile(
     "我的(?:余额|订单|账单|账户|工资|预约)|我叫|私の(?:残高|注文|請求|名前|予約)"
 )
-# "How do I find my balance?" has the same answer for everybody.
-_HOW_TO: Final = re.compile(r"\b(?:how (?:do|can|could|should|would) (?:i|we|you)|how to|why)\b")
+# "How do I find my balance?" and "Can I move my booking?" have one answer for everybody.
+_FOR_ALL: Final = phrases(
+    r"""
+    how (?:do|can|could|should|would) (?:i|we|you)\b
+    (?:how to|why|what happens|what if|what should|is it possible)\b
+    (?:can|could|may|should|must) (?:i|we) (?!see|get|have|know|find)
+    (?:am i allowed|do i need to)\b
+    """
+)
 _REFERENCE: Final = re.compile(
     r"\b(?:order|booking|reservation|invoice|ticket|case|account|policy|tracking|parcel|claim|"
     r"reference|ref|customer|member|membership|employee|bestellung|commande|pedido|ordine)\s{0,2}"
@@ -74,7 +84,7 @@ _REFERENCE: Final = re.compile(
 )
 _EMAIL: Final = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{2,63}){1,4}")
 _PHONE: Final = re.compile(
-    r"(?<![\w.,/-])(?:\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}"
+    r"(?<![\w.,/-])(?<!\d )(?:\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}"
     r"|\(?0\d{2,4}\)?[ .-]\d{2,4}(?:[ .-]?\d{2,4}){1,3}|\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4})(?![\w-])"
 )
 _IBAN: Final = re.compile(r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
@@ -114,7 +124,7 @@ def personal(text: str, *, secrets_only: bool = False) -> str:
     low = text.lower().replace("’", "'")
     if _REFERENCE.search(low):
         return "a reference number"
-    if _HOW_TO.search(low):
+    if _FOR_ALL.search(low):
         return ""
     facts = _ABOUT_ME.search(low) or _ABOUT_ME_CJK.search(low)
     return f"facts about the asker ({facts[0].strip()})" if facts else ""

@@ -31,7 +31,8 @@ _VOLATILE: Final = phrases(
     # the time and the date
     (?:what|tell me|give me|know|know what|need|check|is) (?:the )?(?:current )?(?:time|date|day)
         (?: is)?(?: it)?(?: is)?(?: right now| now| today)?\s*(?:please)?\s*(?:[?.!,]|$)
-    what(?:'s| is|s) (?:the |today'?s )?(?:time|date|day)(?: it)?(?: is)?(?: now| today)?\s*(?:[?.!]|$)
+    what(?:'s| is|s) (?:the |today'?s )?(?:time|date|day)(?: it)?(?: is)?(?: now| today)?\s*
+        (?:[?.!]|$)
     (?:what|which) (?:time|day|date|month|year) (?:is it|it is|is today|are we)\b
     (?:the )?(?:time|date) (?:is it )?(?:right )?now\b
     (?:what(?:'s|s| is)|tell me|know) the time (?:in|at|for)\b
@@ -54,7 +55,8 @@ _VOLATILE: Final = phrases(
     who(?:'s| is) (?:winning|leading) (?:the|in)\b
     what(?:'s| is) (?:trending|happening now|going on (?:in|around|at))\b
     # queues and journeys
-    (?:is|are) .{{1,40}} (?:open|busy|delayed|on time|landing|boarding) (?:right )?(?:now|yet|today)\b
+    (?:is|are) .{{1,40}} (?:open|busy|delayed|on time|landing|boarding)
+         (?:right )?(?:now|yet|today)\b
     (?:how busy (?:is|will)|how long (?:is|of|will)(?: a| the)? (?:\w+ )?(?:wait|line|queue))\b
     how (?:long|many (?:days|hours|minutes)) (?:until|till) (?:the (?:next|game|show)|we)\b
     (?:status of|status for) (?:my )?(?:flight|train)\b
@@ -114,7 +116,7 @@ _LEAD: Final = (
     r"^\W*(?:(?:hey|hi|hello|ok|okay|yes|yeah|please|kindly|now|then|and|also|just|so|"
     r"go ahead and|computer|siri|alexa|google)[\s,.!]+){0,4}"
     r"(?:(?:can|could|would|will) (?:you|u|we) |i(?: want|'d like| would like| need) (?:you|u) to |"
-    r"i(?:'m| am) (?:asking|telling) you to |you (?:should|need to|must) |let's |do me a favor and |"
+    r"i(?:'m| am) (?:asking|telling) you to |you (?:should|need to|must) |let's |"
     r"i(?:'ll| will) (?=take|have|go))?(?:please |kindly |just |also |maybe ){0,2}"
 )
 # These do something in the world whatever stands behind them, the others only to what is ours.
@@ -137,19 +139,22 @@ _THINGS: Final = either(
 )
 _ACTS: Final = phrases(
     rf"""
-    (?:{_DO}) (?:(?:{_OURS}|the|a|an|all|this|that|these|those|another|some|money)\b|[£$€]?\d|what you)
+    (?:{_DO}) (?:(?:{_OURS}|the|a|an|all|this|that|these|those|another|some|money)\b|
+        [£$€]?\d|what you)
     (?:{_DO_OURS}) (?:up |down |off |on |out |in )?(?:{_OURS})\b
         (?! (?:an? )?(?:about|how|what|why|when|where|which|who|if|whether|to the point|difference|
         summary|list of|overview|idea|example|explanation|information|info|some|started))
     (?:{_DO_OURS}|schedule|turn|adjust|use|cancel) (?!of\b|is\b|for\b).{{0,40}}\b(?:{_THINGS})\b
         (?=$|[.!?]| (?:for|to|at|on|by|please|now|today|tomorrow|and|from|with|up|down|in|called)\b)
-    i(?:'d like| want| need| would like) (?:to (?:book|reserve|rent|buy|pay|order|schedule)|an?) 
-        (?:\w+ ){{0,3}}?(?!list)(?:{_THINGS}|bills?|car)\b
-    (?:play|skip|shuffle) (?!a role|in the)(?:me |some |the |my |this |that |next )?\w+
+    i(?:'d like| want| need| would like) (?:to (?:book|reserve|rent|buy|pay|order|schedule)|an?)
+         (?:\w+ ){{0,3}}?(?!list)(?:{_THINGS}|bills?|car)\b
+    (?:play|skip|shuffle) (?!is\b|are\b|was\b|of\b|a role|in the)
+        (?:me |some |the |my |this |that |next )?\w+
     (?:turn|switch|shut) (?:on|off|up|down)\b
     (?:turn|switch|shut) (?:the|my|all)\b.{{1,30}}\b(?:on|off|up|down)\b
     (?:remind me|wake me|sign me up|check me in|log me (?:in|out)|roll over my)\b
-    (?:text|call|phone|ring|email|message) (?!of\b|is\b|center|centre|number)\w+ (?:and|that|to|about|for)\b
+    (?:text|call|phone|ring|email|message) (?!of\b|is\b|center|centre|number)\w+
+         (?:and|that|to|about|for)\b
     (?:call|phone|dial) (?!cent|of\b|is\b)\w+(?: \w+)?(?: (?:now|please))?[.!]?$
     (?:stop|pause|cancel|resume|silence|repeat|undo|skip)(?: (?:it|that|this|please|now))*[.!]?$
     (?:next song|pick an? (?:song|track)|find my (?:phone|keys)|speak (?:slower|faster|up))
@@ -159,8 +164,10 @@ _ACTS: Final = phrases(
     # other languages
     (?:bitte )?(?:storniere?n?|kündigen?|buchen?|bestellen?|überweisen?|sende|schicke?|lösche?n?)
         (?: sie| mir| bitte){{0,2}} (?:mein\w*|den|die|das|ein\w*|unser\w*|\d)
-    (?:annulez?|réservez?|commandez?|envoyez?|supprimez?|virez?)[ -](?:moi )?(?:m[aeo]n?s?|une?|l[ae]s?)\b
-    (?:cancel[ae]|reserv[ae]|env[ií][ae]|pid[ea]|paga|borra|transfiere)(?:me)? (?:mis?|una?|el|las?|los)\b
+    (?:annulez?|réservez?|commandez?|envoyez?|supprimez?|virez?)[ -](?:moi )?
+        (?:m[aeo]n?s?|une?|l[ae]s?)\b
+    (?:cancel[ae]|reserv[ae]|env[ií][ae]|pid[ea]|paga|borra|transfiere)(?:me)?
+         (?:mis?|una?|el|las?|los)\b
     (?:annulla|cancella|prenota|ordina|invia|trasferisci)(?:mi)? (?:il|l[ae]|i|una?|mi[oa])\b
     (?:cancele|reserve|envie|pague|apague|transfira) (?:[oa]|meu|minha|uma?)\b
     (?:annuleer|boek|reserveer|bestel|stuur|betaal|verwijder) (?:mijn|een|de|het)\b
@@ -221,13 +228,15 @@ _ABSTAINS: Final = phrases(
     i (?:can't|cannot|can not|won't|will not|must decline to)
          (?:help|assist|answer|provide|comply|do|fulfill?|discuss|find|determine|browse|access|give|
         share|create|generate|engage|support|tell|see|be)\b
-    i (?:do not|don't) (?:know|have (?:any|enough|sufficient|specific|the|that|real|access|info|details))
+    i (?:do not|don't) (?:know|have (?:any|enough|sufficient|specific|the|that|real|access|info|
+        details))
     i have no (?:information|idea|data|knowledge|access)
     (?:{_SOURCE}|information)(?: (?:provided|given|above|supplied|i have|available))?
          (?:do|does|did)(?: not|n't) (?:\w+ )?(?:mention|contain|include|provide|specify|say|state|
         address|give|discuss|cover|have|answer|indicate)
     (?:is|are|was|were)(?: not|n't) (?:\w+ )?(?:mentioned|provided|specified|stated|included|found|
-        given|contained|available|discussed|covered|present) (?:in|by|anywhere in) (?:the|this|any|my)\b
+        given|contained|available|discussed|covered|present) (?:in|by|anywhere in)
+         (?:the|this|any|my)\b
     (?:no|not enough|insufficient) (?:relevant )?(?:information|context|details?|mention|results?)
          (?:about|on|of|is|are|was|were|in|to|for|regarding|found|available)\b
     cannot be (?:determined|answered|found|inferred)\b

@@ -5,7 +5,18 @@ from functools import lru_cache
 from textwrap import dedent
 from typing import Final
 
-__all__ = ["DAYS", "FILLERS", "LEADS", "NUMBERS", "asks", "either", "phrases", "stem", "words"]
+__all__ = [
+    "DAYS",
+    "FILLERS",
+    "LEADS",
+    "NUMBERS",
+    "YES",
+    "asks",
+    "either",
+    "phrases",
+    "stem",
+    "words",
+]
 
 
 def words(text: str) -> frozenset[str]:
@@ -57,7 +68,7 @@ def stem(word: str) -> str:
     word = word.removesuffix("'s")
     if word.endswith(("ss", "us", "is")):
         return word
-    for ending in ("ing", "ies", "ed", "es", "s", "ly"):
+    for ending in ("ing", "ies", "ed", "es", "s"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             return word[: -len(ending)]
     return word
@@ -67,6 +78,9 @@ _UNITS: Final = (
     "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty"
 )
+YES: Final = words("yes yeah yep yup ja oui sí si sì sim")
+"""Assent; what an assistant or a user begins with it may turn on this word."""
+
 NUMBERS: Final = {word: str(value) for value, word in enumerate(_UNITS.split(), start=2)} | {
     "couple": "2",
     "dozen": "12",
@@ -95,24 +109,23 @@ DAYS: Final = frozenset(
 
 FILLERS: Final = words(
     "a an the and or but so if then than as of at by for from in into on onto out over to up with "
-    "about after before is are was were be been being am do does did done have has had having "
-    "can could will would shall should may might must i me my mine we us our ours you your yours "
-    "he him his she her hers it its they them their theirs this that these those there here who "
-    "whom whose which what when where why how not no never nor yes yeah yep yup ok okay oh ah ha "
-    "haha lol hi hey hello hiya morning afternoon evening thanks thank cheers please pls welcome "
-    "sorry great lovely perfect sure course right fine cool nice good bad brilliant glad happy "
-    "help hope day one some any all both each every just also too very really quite still yet "
-    "already again only even though because while during per via let's let get got getting go "
-    "going gone come coming want wanted need needed like know think see look looking make made "
-    "anything something nothing everything else thing things bit lot bits lots well now actually "
-    "honestly quick question questions more most much many other others ask asking tell told said "
-    "say i'm i've i'll i'd it's that's you're you've you'll we're we've we'll they're they've "
-    "there's what's who's here's he's she's don't doesn't didn't can't couldn't won't wouldn't "
-    "isn't aren't wasn't haven't hasn't dont doesnt didnt cant wont isnt thats whats im ive "
-    "noted understood agreed touch btw mate ugh phew gutted typical roughly maybe around "
-    "der die das ein eine und oder aber ich du er sie es wir ihr ist sind war mit für von zu im "
-    "auf den dem des le la les un une et ou mais je tu il elle nous vous est sont avec pour de "
-    "au aux el los las una y o pero yo es son con por para del al"
+    "about is are was were be been being am do does did done have has had having can could will "
+    "would shall should may might must i me my mine we us our ours you your yours he him his she "
+    "her hers it its they them their theirs this that these those there here who whom whose which "
+    "what when where why how not no never nor ok okay oh ah ha haha lol hi hey hello hiya thanks "
+    "thank cheers please pls welcome sorry great lovely perfect sure course right fine cool nice "
+    "brilliant glad happy help hope day one some any all both each every just also too very "
+    "really quite still yet already again even though because while during per via let's let get "
+    "got getting go going gone come coming want wanted need needed like know think see look "
+    "looking make made anything something nothing everything else thing things bit lot bits lots "
+    "well now actually honestly quick question questions more most much many other others ask "
+    "asking tell told said say i'm i've i'll i'd it's that's you're you've you'll we're we've "
+    "we'll they're they've there's what's who's here's he's she's don't doesn't didn't can't "
+    "couldn't won't wouldn't isn't aren't wasn't haven't hasn't dont doesnt didnt cant wont isnt "
+    "thats whats im ive noted understood agreed touch btw mate ugh phew gutted typical roughly "
+    "maybe around der die das ein eine und oder aber ich du er sie es wir ihr ist sind war mit "
+    "für von zu auf den dem des le la les un une et ou mais je tu il elle nous vous est sont avec "
+    "pour de au aux el los las una y o pero yo son con por para del al"
 )
 """Words that carry no fact: grammar, courtesy, and what every chat is full of."""
 
@@ -131,12 +144,12 @@ _INTERROGATIVES: Final = (
 _IMPERATIVES: Final = (
     "explain describe list name compare define translate write calculate summarize summarise"
 )
-_ASKS: Final = re.compile(
-    rf"^(?:(?:{either(LEADS)}|got it)[\s,.!]+)*(?:do(?! (?:it|that|this|so)\b)|"
+_OPENS: Final = re.compile(
+    rf"(?i)^(?:(?:{either(LEADS)}|got it)[\s,.!]+)*(?:do(?! (?:it|that|this|so)\b)|"
     rf"(?:tell|show|give) me|{either(_INTERROGATIVES)}|{either(_IMPERATIVES)})\b"
-    rf"|\b(?:do|{either(_INTERROGATIVES)})\b.*[?？؟]|か[。\s]*$|[？吗呢]",
-    re.IGNORECASE | re.DOTALL,
 )
+_INTERROGATIVE: Final = re.compile(rf"(?i)\b(?:do|{either(_INTERROGATIVES)})\b")
+_ASKS_CJK: Final = re.compile(r"か[。\s]*$|[？吗呢]")
 
 
 def asks(text: str) -> bool:
@@ -146,4 +159,5 @@ def asks(text: str) -> bool:
         >>> asks("which one is cheaper"), asks("yes, do it"), asks("six of us, at 7.30?")
         (True, False, False)
     """
-    return _ASKS.search(text) is not None
+    marked = "?" in text and _INTERROGATIVE.search(text)
+    return bool(marked or _OPENS.search(text) or _ASKS_CJK.search(text))

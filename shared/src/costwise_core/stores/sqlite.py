@@ -10,43 +10,49 @@ import os
 import sqlite3
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from costwise_core.errors import ConfigError, VectorError
-from costwise_core.stores.checks import MAX_ENTRY_BYTES, check_limits, checked
+from costwise_core.stores import sqlite_journal
+from costwise_core.stores.checks import (
+    MAX_ENTRY_BYTES,
+    check_limits,
+    check_rows,
+    check_seconds,
+    checked,
+)
 from costwise_core.stores.sqlite_file import SQLiteFile
 from costwise_core.stores.sqlite_rows import (
     APPLICATION_ID,
     INSERT,
-    READ,
+    INSERT_SOURCE,
     SCHEMA,
     as_blob,
-    as_text,
-    entry_of,
     row_of,
-    vectors_of,
+    sources_of,
     where,
 )
-from costwise_core.stores.vectors import VectorIndex, unit
+from costwise_core.stores.sqlite_session import Session
+from costwise_core.stores.vectors import unit
 from costwise_core.types import Entry, Neighbour, Selection, Vector
 
 __all__ = ["SQLiteStore"]
 
 _GONE_KEPT: Final = 10_000
-_TOUCHED_KEPT: Final = 1_000
-_CHUNK: Final = 2_000
-_TRIES: Final = 3
+_PAGE: Final = 64
 
 
 class SQLiteStore:
-    """Keeps entries in a file, evicts the least recently used, and shares it between processes.
+    """Keeps entries in a file, evicts what saves least, and shares it between processes.
 
     The constructor opens nothing; the file is made by the first lookup or put. `put` returns once a
     `kill -9` can no longer lose the entries. A power cut may lose those of the last moments, but
-    never damages the file.
+    never damages the file. What is evicted first is in `costwise_core.stores.eviction`: the least
+    saved dollars per byte, or the least recently used where no entry's worth is known. Uses are
+    written with the next put or delete; those counted after the last one are lost.
 
     Args:
         path: The file. It holds answers, so it is made with mode 0600.
@@ -89,7 +95,7 @@ class SQLiteStore:
         self._busy_timeout = busy_timeout
         self._clock = clock
         # A forked child must touch neither its parent's connections nor its locks.
-        self._sessions: dict[int, _Session] = {}
+        self._sessions: dict[int, Session] = {}
         weakref.finalize(self, _close, self._sessions)
 
     @property
@@ -106,7 +112,7 @@ class SQLiteStore:
         session = self._session
         with session.file.reading() as db:
             name = (as_blob(scope), as_blob(key))
-            return session.read(db, "WHERE scope = ? AND key = ?", name, self._clock())
+            return session.get(db, "WHERE scope = ? AND key = ?", name, self._clock())
 
     def search(self, vector: Vector, k: int, scope: str, embedder: str) -> list[Neighbour]:
         """Return up to `k` live entries of this scope and embedder, most similar first.
@@ -141,13 +147,15 @@ class SQLiteStore:
         session = self._session
         with session.file.writing() as db:
             _drop_expired(db, now)
-            session.write_touched(db, now)
+            session.write_uses(db)
             for sized in fit:
                 _check_dim(db, sized.entry)
             for sized in fit:
                 row = row_of(sized, now)
                 db.execute("DELETE FROM entries WHERE scope = ? AND key = ?", row[:2])
-                db.execute(INSERT, row)
+                added = db.execute(INSERT, row).lastrowid
+                if sized.entry.documents:
+                    db.executemany(INSERT_SOURCE, sources_of(sized.entry, added))
             self._evict(db)
             _trim_log(db)
 
@@ -158,11 +166,79 @@ class SQLiteStore:
             StoreError: if the file cannot be used; nothing was deleted then.
         """
         condition, values = where(selection)
-        with self._session.file.writing() as db:
+        session = self._session
+        with session.file.writing() as db:
             _drop_expired(db, self._clock())
+            session.write_uses(db)
             count = db.execute(f"DELETE FROM entries WHERE {condition}", values).rowcount  # noqa: S608
             _trim_log(db)
         return count
+
+    def entries(self, selection: Selection) -> Iterator[Entry]:
+        """Yield the selected live entries with their vectors, oldest first, reading as it goes.
+
+        Entries that others delete meanwhile are left out, and what they add is not seen.
+
+        Raises:
+            StoreError: if the file cannot be used.
+        """
+        condition, values = where(selection)
+        session = self._session
+        with session.file.reading() as db:
+            found = db.execute(
+                f"SELECT id FROM entries WHERE {condition} ORDER BY created, id",  # noqa: S608
+                values,
+            ).fetchall()
+        for start in range(0, len(found), _PAGE):
+            some = found[start : start + _PAGE]
+            with session.file.reading() as db:
+                now = self._clock()
+                read = [session.read(db, "WHERE id = ?", i, now, whole=True) for i in some]
+            yield from (entry for _, entry in filter(None, read))
+
+    def append(self, name: str, rows: Sequence[str]) -> None:
+        """Add rows at the end of the named log, all or none.
+
+        Raises:
+            EntryTooLargeError: if a row has more than 4,000 bytes.
+            StoreError: if the file cannot be used.
+        """
+        blobs = check_rows(rows)
+        if blobs:
+            with self._session.file.writing() as db:
+                sqlite_journal.append(db, name, blobs)
+
+    def read(self, name: str, after: str = "") -> tuple[list[str], str]:
+        """Return the rows added after a position, oldest first, and the position after them.
+
+        Raises:
+            StoreError: if the file cannot be used, or the position is none of a log's.
+        """
+        session = self._session
+        with session.file.reading() as db:
+            rows, position, damaged = sqlite_journal.read(db, name, after)
+        session.damaged += damaged
+        return rows, position
+
+    def acquire(self, name: str, owner: str, seconds: float) -> bool:
+        """Take or renew the named lease for so long; False while another owner holds it.
+
+        Raises:
+            ConfigError: if the time is not finite and above 0.
+            StoreError: if the file cannot be used.
+        """
+        check_seconds(seconds)
+        with self._session.file.writing() as db:
+            return sqlite_journal.acquire(db, name, owner, seconds, self._clock())
+
+    def release(self, name: str, owner: str) -> None:
+        """Give the lease back, if this owner still holds it.
+
+        Raises:
+            StoreError: if the file cannot be used.
+        """
+        with self._session.file.writing() as db:
+            sqlite_journal.release(db, name, owner)
 
     def close(self) -> None:
         """Close the file; using the store again opens it again."""
@@ -180,7 +256,7 @@ class SQLiteStore:
         self.close()
 
     @property
-    def _session(self) -> "_Session":
+    def _session(self) -> Session:
         session = self._sessions.get(os.getpid())
         if session is None:
             file = SQLiteFile(
@@ -190,137 +266,24 @@ class SQLiteStore:
                 busy_timeout=self._busy_timeout,
                 max_value_bytes=2 * MAX_ENTRY_BYTES,
             )
-            bounded = self._max_entries is not None or self._max_bytes is not None
-            session = self._sessions.setdefault(os.getpid(), _Session(file, bounded=bounded))
+            session = self._sessions.setdefault(os.getpid(), Session(file))
         return session
 
     def _evict(self, db: sqlite3.Connection) -> None:
-        """Delete the least recently used entries until the rest fits."""
+        """Delete the entries of lowest rank until the rest fits."""
         max_entries, max_bytes = self._max_entries, self._max_bytes
         count, size = db.execute("SELECT sum(entries), sum(bytes) FROM totals").fetchone()
         while (max_entries is not None and count > max_entries) or (
             max_bytes is not None and size > max_bytes
         ):
-            coldest = db.execute(
-                "SELECT id, bytes FROM entries ORDER BY used, id LIMIT 1"
+            lowest = db.execute(
+                "SELECT id, bytes FROM entries ORDER BY standing, id LIMIT 1"
             ).fetchone()
-            db.execute("DELETE FROM entries WHERE id = ?", coldest[:1])
-            count, size = count - 1, size - coldest[1]
+            db.execute("DELETE FROM entries WHERE id = ?", lowest[:1])
+            count, size = count - 1, size - lowest[1]
 
 
-class _Session:
-    """What one process holds of a store: the open file, its vectors, and what was hit lately."""
-
-    def __init__(self, file: SQLiteFile, *, bounded: bool) -> None:
-        self.file = file
-        self.index = VectorIndex()
-        self.damaged = 0
-        self._bounded = bounded
-        self._touched: set[int] = set()
-        self._seen: tuple[object, int] | None = None
-        self._last_id = 0
-        self._last_gone = 0
-
-    def read(
-        self, db: sqlite3.Connection, where: str, values: tuple[object, ...], now: float
-    ) -> Entry | None:
-        """Return the one live entry that fits, None if there is none or it is damaged."""
-        try:
-            row = db.execute(READ + where, values).fetchone()
-            if row is None:
-                return None
-            entry = entry_of(row)
-        except (sqlite3.DataError, ValueError, TypeError, RecursionError):  # DataError: too long
-            self.damaged += 1
-            return None
-        if entry.expires is not None and entry.expires <= now:
-            return None
-        # Lookups do not write: what was hit is written with the next put.
-        if self._bounded and len(self._touched) < _TOUCHED_KEPT:
-            self._touched.add(row[0])
-        return entry
-
-    def write_touched(self, db: sqlite3.Connection, now: float) -> None:
-        """Make the entries that were hit since the last put the last to be evicted."""
-        touched, self._touched = self._touched, set()
-        ids = tuple(touched)  # at once: another thread may still be adding
-        db.executemany("UPDATE entries SET used = ? WHERE id = ?", [(now, i) for i in ids])
-
-    def search(
-        self,
-        db: sqlite3.Connection,
-        query: Vector,
-        k: int,
-        *,
-        scope: str,
-        embedder: str,
-        now: float,
-    ) -> list[Neighbour]:
-        """Return the nearest entries; a damaged one makes room for the next."""
-        for _ in range(_TRIES):
-            found = self.index.search(query, k, scope=scope, embedder=embedder, now=now)
-            neighbours = []
-            for ident, cosine in found:
-                entry = self.read(db, "WHERE id = ? AND scope = ?", (ident, as_blob(scope)), now)
-                if entry is None:
-                    self.index.discard(ident)
-                else:
-                    neighbours.append(Neighbour(entry=entry, cosine=cosine))
-            if len(neighbours) == len(found):
-                break
-        return neighbours
-
-    def catch_up(self, db: sqlite3.Connection) -> None:
-        """Bring the vectors in step with the file; costs next to nothing if nobody wrote."""
-        seen = (db, db.execute("PRAGMA data_version").fetchone()[0])
-        if self._seen is not None and self._seen == seen:
-            return
-        oldest, newest = db.execute(
-            "SELECT (SELECT min(seq) FROM gone), (SELECT max(seq) FROM gone)"
-        ).fetchone()
-        reopened = self._seen is None or self._seen[0] is not db
-        log_was_cut = (oldest or 0) > self._last_gone + 1
-        if reopened or log_was_cut:
-            self.index = VectorIndex()
-            self._last_id = 0
-        else:
-            gone = db.execute("SELECT id FROM gone WHERE seq > ?", (self._last_gone,))
-            for (ident,) in gone.fetchall():
-                self.index.discard(ident)
-        self._last_gone = newest or 0
-        self._load(db)
-        self._seen = seen
-
-    def _load(self, db: sqlite3.Connection) -> None:
-        """Add the vectors of all rows that are newer than the last one seen."""
-        rows = db.execute(
-            "SELECT id, scope, embedder, expires, dim, "
-            "CASE WHEN length(vector) = 4 * dim AND 4 * dim <= ? THEN vector END "
-            "FROM entries WHERE id > ? AND dim != 0 ORDER BY id",
-            (MAX_ENTRY_BYTES, self._last_id),
-        )
-        while chunk := rows.fetchmany(_CHUNK):
-            vectors = vectors_of([(dim, blob) for *_, dim, blob in chunk])
-            for (ident, scope, embedder, expires, *_), vector in zip(chunk, vectors, strict=True):
-                self._last_id = ident
-                if not self._add(ident, vector, scope, embedder, expires):
-                    self.damaged += 1
-
-    def _add(self, ident: int, vector: Vector | None, *columns: object) -> bool:
-        """Add one vector to the index and return whether its row made sense."""
-        scope, embedder, expires = columns
-        if vector is None or not isinstance(expires, float | None):
-            return False
-        try:
-            self.index.add(
-                ident, vector, scope=as_text(scope), embedder=as_text(embedder), expires=expires
-            )
-        except (ValueError, TypeError):
-            return False
-        return True
-
-
-def _close(sessions: dict[int, _Session]) -> None:
+def _close(sessions: dict[int, Session]) -> None:
     session = sessions.get(os.getpid())
     if session is not None:
         session.file.close()

@@ -1,6 +1,7 @@
 """How entries are written to a SQLite file and read back, where nothing read is taken on trust."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Final
@@ -8,17 +9,21 @@ from typing import Any, Final
 import numpy as np
 
 from costwise_core.stores.checks import Sized
+from costwise_core.stores.eviction import rank
 from costwise_core.types import Entry, Selection, Usage, Vector
 
 __all__ = [
     "APPLICATION_ID",
     "INSERT",
+    "INSERT_SOURCE",
     "READ",
+    "READ_WHOLE",
     "SCHEMA",
     "as_blob",
     "as_text",
     "entry_of",
     "row_of",
+    "sources_of",
     "vectors_of",
     "where",
 ]
@@ -70,19 +75,56 @@ SCHEMA: Final = (
         DELETE FROM totals WHERE embedder = old.embedder AND entries <= 0;
     END
     """,
+    # `standing` is the rank that eviction goes by; `sources` finds the entries of a document.
+    """
+    ALTER TABLE entries ADD COLUMN text BLOB NOT NULL DEFAULT x'';;
+    ALTER TABLE entries ADD COLUMN "group" BLOB NOT NULL DEFAULT x'';;
+    ALTER TABLE entries ADD COLUMN documents TEXT NOT NULL DEFAULT '[]';;
+    ALTER TABLE entries ADD COLUMN worth REAL NOT NULL DEFAULT 0.0;;
+    ALTER TABLE entries ADD COLUMN uses INTEGER NOT NULL DEFAULT 0;;
+    ALTER TABLE entries ADD COLUMN standing REAL NOT NULL DEFAULT 0.0;;
+    UPDATE entries SET standing = used / 86400.0 - 30.0;;
+    DROP INDEX entries_used;;
+    CREATE INDEX entries_standing ON entries (standing);;
+    CREATE TABLE sources (
+        document BLOB NOT NULL,
+        entry INTEGER NOT NULL,
+        version BLOB NOT NULL,
+        PRIMARY KEY (document, entry, version)
+    ) WITHOUT ROWID;;
+    CREATE INDEX sources_entry ON sources (entry);;
+    CREATE TRIGGER entry_sources_gone AFTER DELETE ON entries BEGIN
+        DELETE FROM sources WHERE entry = old.id;
+    END;;
+    CREATE TABLE journal (
+        name BLOB NOT NULL,
+        seq INTEGER NOT NULL,
+        row BLOB NOT NULL,
+        PRIMARY KEY (name, seq)
+    ) WITHOUT ROWID;;
+    CREATE TABLE leases (
+        name BLOB PRIMARY KEY,
+        owner BLOB NOT NULL,
+        expires REAL NOT NULL
+    ) WITHOUT ROWID
+    """,
 )
 _UNIT_TOLERANCE: Final = 1e-3
 _USAGE: Final = tuple(field.name for field in fields(Usage))
 
 READ: Final = (
     "SELECT id, scope, key, created, expires, usage, tags, tenant, model, corpus, embedder, "
-    "question, answer FROM entries "
+    'question, answer, text, "group", documents, worth, uses FROM entries '
 )
+READ_WHOLE: Final = READ.replace(" FROM entries", ", dim, vector FROM entries")
+"""`READ` with the width and the vector as two more columns."""
+
 INSERT: Final = (
     "INSERT INTO entries (scope, key, created, expires, used, bytes, usage, tags, tenant, model, "
-    "corpus, embedder, dim, vector, question, answer) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    'corpus, embedder, dim, vector, question, answer, text, "group", documents, worth, uses, '
+    "standing) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+INSERT_SOURCE: Final = "INSERT OR IGNORE INTO sources (document, entry, version) VALUES (?, ?, ?)"
 
 
 def vectors_of(stored: Sequence[tuple[object, object]]) -> list[Vector | None]:
@@ -121,6 +163,20 @@ def where(selection: Selection) -> tuple[str, list[object]]:
             "WHERE value = json_extract(?, '$[0]'))"
         )
         values.append(json.dumps([selection.tag]))
+    if selection.changed is not None:
+        terms.append(
+            "id IN (SELECT entry FROM json_each(?) AS now CROSS JOIN sources "
+            "ON document = CAST(now.value ->> '$[0]' AS BLOB) "
+            "WHERE version != CAST(now.value ->> '$[1]' AS BLOB) OR version = x'')"
+        )
+        changed = dict(selection.changed).items()
+        values.append(json.dumps([(_ascii(document), _ascii(now)) for document, now in changed]))
+    if selection.created_before is not None:
+        terms.append("created < ?")
+        values.append(selection.created_before)
+    if selection.unused_since is not None:
+        terms.append("used < ?")
+        values.append(selection.unused_since)
     return " AND ".join(terms), values
 
 
@@ -146,7 +202,21 @@ def row_of(sized: Sized, now: float) -> tuple[object, ...]:
         None if vector is None else vector.astype("<f4", copy=False).tobytes(),
         as_blob(entry.question),
         as_blob(entry.answer),
+        as_blob(entry.text),
+        as_blob(entry.group),
+        json.dumps(entry.documents),
+        float(entry.worth),
+        entry.uses,
+        rank(worth=entry.worth, uses=entry.uses, size=sized.size, used=now),
     )
+
+
+def sources_of(entry: Entry, ident: int | None) -> list[tuple[object, ...]]:
+    """Return the values of `INSERT_SOURCE` for each document of the entry with this id."""
+    return [
+        (as_blob(_ascii(document)), ident, as_blob(_ascii(version)))
+        for document, version in entry.documents
+    ]
 
 
 def entry_of(row: Sequence[Any]) -> Entry:
@@ -156,9 +226,9 @@ def entry_of(row: Sequence[Any]) -> Entry:
         ValueError: if something in it is not what `row_of` writes.
         TypeError: likewise.
     """
-    _, scope, key, created, expires, usage, tags, *texts = row
-    tenant, model, corpus, embedder, question, answer = map(as_text, texts)
-    spent, labels = json.loads(usage), json.loads(tags)
+    _, scope, key, created, expires, usage, tags, *texts, documents, worth, uses = row
+    tenant, model, corpus, embedder, question, answer, text, group = map(as_text, texts)
+    spent, labels, sources = json.loads(usage), json.loads(tags), json.loads(documents)
     if not (
         isinstance(created, float)
         and isinstance(expires, float | None)
@@ -166,6 +236,15 @@ def entry_of(row: Sequence[Any]) -> Entry:
         and all(isinstance(label, str) for label in labels)
         and isinstance(spent, dict)
         and all(isinstance(number, int) for number in spent.values())
+        and isinstance(sources, list)
+        and all(
+            isinstance(source, list) and [type(part) for part in source] == [str, str]
+            for source in sources
+        )
+        and isinstance(worth, float)
+        and 0.0 <= worth < math.inf
+        and isinstance(uses, int)
+        and uses >= 0
     ):
         raise TypeError("a column holds a value of another type")
     return Entry(
@@ -181,6 +260,11 @@ def entry_of(row: Sequence[Any]) -> Entry:
         tags=tuple(labels),
         created=created,
         expires=expires,
+        text=text,
+        group=group,
+        documents=tuple((document, version) for document, version in sources),
+        worth=worth,
+        uses=uses,
     )
 
 
@@ -199,3 +283,8 @@ def as_text(blob: object) -> str:
     if not isinstance(blob, bytes):
         raise TypeError("a text is stored as bytes")
     return blob.decode("utf-8", "surrogatepass")
+
+
+def _ascii(text: str) -> str:
+    # SQLite's JSON cuts a text at a NUL; two documents must not become one by that.
+    return json.dumps(text)[1:-1]

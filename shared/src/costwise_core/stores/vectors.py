@@ -103,6 +103,14 @@ class VectorIndex:
             if not self._groups[embedder]:
                 del self._groups[embedder]
 
+    def get(self, ident: int) -> Vector | None:
+        """Return a copy of the vector under an id, None if there is none."""
+        if ident not in self._places:
+            return None
+        embedder, scope, position = self._places[ident]
+        vector: Vector = self._groups[embedder][scope].matrix[position].copy()
+        return vector
+
     def search(
         self, vector: Vector, k: int, *, scope: str, embedder: str, now: float
     ) -> list[tuple[int, float]]:

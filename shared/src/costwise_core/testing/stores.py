@@ -1,5 +1,7 @@
 """The contract of a cache store as a pytest class: a store is done when a subclass passes.
 
+Its logs and leases, if it has them, have contracts of their own in `testing.sharing`.
+
 class TestMyStore(CacheStoreContract):
 def make_store(self, clock):
 return MyStore(clock=clock)
@@ -22,7 +24,7 @@ from costwise_core.stores.vectors import unit
 from costwise_core.testing.fakes import FakeClock
 from costwise_core.types import Entry, Selection, Usage, Vector
 
-__all__ = ["CacheStoreContract", "make_entry"]
+__all__ = ["CacheStoreContract", "StoreContract", "make_entry"]
 
 DIM = 24
 EMBEDDER = "contract-embedder"
@@ -61,8 +63,8 @@ def direction(seed: int) -> Vector:
     return unit(np.random.default_rng(seed).standard_normal(DIM))
 
 
-class CacheStoreContract:
-    """Subclass it, say how a store is made, and pytest runs the contract."""
+class StoreContract:
+    """What all contracts share: how a store is made, and opened a second time."""
 
     @pytest.fixture
     def clock(self) -> FakeClock:
@@ -70,19 +72,23 @@ class CacheStoreContract:
         return FakeClock()
 
     @pytest.fixture
-    def store(self, clock: FakeClock) -> Iterator[CacheStore]:
+    def store(self, clock: FakeClock) -> Iterator[Any]:
         """An empty store, closed afterwards if it can be."""
         store = self.make_store(clock)
         yield store
         getattr(store, "close", lambda: None)()
 
-    def make_store(self, clock: Callable[[], float]) -> CacheStore:
+    def make_store(self, clock: Callable[[], float]) -> Any:
         """Return a new, empty store that takes the time from `clock`."""
         raise NotImplementedError
 
-    def reopen(self, store: CacheStore) -> CacheStore:
+    def reopen(self, store: Any) -> Any:
         """Return the store as another process would find it; itself if it does not outlive one."""
         return store
+
+
+class CacheStoreContract(StoreContract):
+    """Subclass it, say how a store is made, and pytest runs the contract."""
 
     # --- what was put comes back ------------------------------------------------------------
 
@@ -99,24 +105,34 @@ class CacheStoreContract:
             embedder=text,
             usage=Usage(input_tokens=7, output_tokens=3, cache_read_tokens=2, estimated=True),
             expires=2_000_000.25,
+            text=text[::-1],
+            group=text,
+            documents=((text, text), (text, "v2"), ("", "")),
+            worth=0.001234567890123,
+            uses=3,
         )
         store.put([entry])
         for reader in (store, self.reopen(store)):
+            (neighbour,) = reader.search(direction(0), 4, entry.scope, text)
+            assert neighbour.cosine == pytest.approx(1.0, abs=1e-6)
+            assert neighbour.cosine <= 1.0
+            (listed,) = reader.entries(Selection())
+            assert listed.vector is not None
+            assert listed.vector == pytest.approx(direction(0), abs=1e-6)
             found = reader.get(entry.key, entry.scope)
             assert found is not None
             assert found.vector is None
-            for field in fields(Entry):
-                if field.name != "vector":
-                    assert getattr(found, field.name) == getattr(entry, field.name), field.name
-            (neighbour,) = reader.search(direction(0), 4, entry.scope, text)
-            assert neighbour.entry == found
-            assert neighbour.cosine == pytest.approx(1.0, abs=1e-6)
-            assert neighbour.cosine <= 1.0
+            for same in (neighbour.entry, listed, found):
+                for field in fields(Entry):
+                    if field.name not in ("vector", "uses"):
+                        assert getattr(same, field.name) == getattr(entry, field.name), field.name
+                assert same.uses >= 3
 
     def test_absent(self, store: CacheStore) -> None:
         """An empty store answers every question with nothing."""
         assert store.get("0" * 32, "s") is None
         assert store.search(direction(0), 4, "s", EMBEDDER) == []
+        assert list(store.entries(Selection())) == []
         assert store.delete(Selection()) == 0
         store.put([])
 
@@ -263,24 +279,131 @@ class CacheStoreContract:
             (Selection(keys=()), set()),
             (Selection(tenant="a", model="m2"), {2}),
             (Selection(tenant="a", corpus="kündig-v1"), set()),
+            (Selection(changed=(("d1", "v2"),)), {1}),
+            (Selection(changed=(("d1", "v1"), ("d2", "v2"))), {1, 2, 3}),
+            (Selection(changed=(("d1", "v1"), ("d2", "v1"))), {2}),
+            (Selection(changed=(("d1", ""),)), {1, 2}),
+            (Selection(changed=(("ü\ud800", "v1"),)), {3}),
+            (Selection(changed=(("ü\ud800", ""),)), {3}),
+            (Selection(changed=(("D1", "v3"), ("d", "v3"), ("", "v3"))), set()),
+            (Selection(changed=()), set()),
+            (Selection(changed=(("d2", "v2"),), tenant="a"), {1}),
+            (Selection(created_before=1_000_000.0), {3}),
+            (Selection(created_before=1_000_000.5), {1, 2, 3, 4}),
+            (Selection(created_before=1_000_000.5, scope="s2"), {4}),
         ],
     )
     def test_selections(self, store: CacheStore, selection: Selection, gone: set[int]) -> None:
         """Delete removes what every given field matches, nothing else, and counts it."""
+        old, new = ("d1", "v1"), ("d1", "v2")
         entries = {
-            1: make_entry(1, tenant="a", model="m1", tags=("x", "y")),
-            2: make_entry(2, tenant="a", model="m2", tags=('x","y',)),
-            3: make_entry(3, tenant="b", model="m1", corpus="kündig-v1", tags=("x",)),
+            1: make_entry(
+                1, tenant="a", model="m1", tags=("x", "y"), documents=(old, ("d2", "v1"))
+            ),
+            2: make_entry(2, tenant="a", model="m2", tags=('x","y',), documents=(new,)),
+            3: make_entry(
+                3,
+                tenant="b",
+                model="m1",
+                corpus="kündig-v1",
+                tags=("x",),
+                documents=(("d2", "v1"), ("ü\ud800", "")),
+                created=999_999.5,
+            ),
             4: make_entry(4, tenant="", model="m2", scope="s2", tags=("\ud800",)),
         }
         store.put(list(entries.values()))
         assert store.search(direction(1), 9, entries[1].scope, EMBEDDER)
+        meant = {int(entry.key, 16) for entry in store.entries(selection)}
+        assert meant == gone
         assert store.delete(selection) == len(gone)
         for number, entry in entries.items():
             assert (store.get(entry.key, entry.scope) is None) == (number in gone)
             near = store.search(direction(number), 9, entry.scope, EMBEDDER)
             assert (entry.key not in {n.entry.key for n in near}) == (number in gone)
         assert store.delete(selection) == 0
+
+    def test_replaced_documents_are_forgotten(self, store: CacheStore) -> None:
+        """An entry is stale by the documents it has now, not by those of the one it replaced."""
+        store.put([make_entry(1, documents=(("d", "v1"),))])
+        store.put([make_entry(1, documents=(("d", "v2"),))])
+        assert store.delete(Selection(changed=(("d", "v2"),))) == 0
+        store.put([make_entry(1)])
+        assert store.delete(Selection(changed=(("d", ""),))) == 0
+        many = tuple((f"document {n}", "now") for n in range(3_000))
+        store.put([make_entry(n, documents=((f"document {n}", "then"),)) for n in range(2, 40)])
+        assert store.delete(Selection(changed=many)) == 38
+
+    @pytest.mark.parametrize("text", TEXTS)
+    def test_documents_of_any_name(self, store: CacheStore, text: str) -> None:
+        """Ids and versions are compared in full, whatever they hold."""
+        store.put(
+            [make_entry(1, documents=((text, text),)), make_entry(2, documents=(("a", "b"),))]
+        )
+        unchanged = ((text, text), (text + "x", "v"), (text[:-1], "v"), (text.upper() + ".", "v"))
+        assert store.delete(Selection(changed=unchanged)) == 0
+        assert store.delete(Selection(changed=((text, text + "x"),))) == 1
+
+    def test_unused(self, store: CacheStore, clock: FakeClock) -> None:
+        """Being stored and being got are uses; being among the neighbours of a search is none."""
+        start = clock.now
+        store.put([make_entry(n) for n in (1, 2, 3)])
+        assert store.delete(Selection(unused_since=start)) == 0
+        clock.advance(100)
+        assert store.get(make_entry(1).key, make_entry().scope)
+        assert store.search(direction(2), 9, make_entry().scope, EMBEDDER)
+        store.put([make_entry(4, created=start)])
+        assert store.delete(Selection(unused_since=start + 50)) == 2
+        left = store.search(direction(1), 9, make_entry().scope, EMBEDDER)
+        assert sorted(n.entry.answer for n in left) == ["answer 1", "answer 4"]
+
+    def test_uses_are_counted(self, store: CacheStore) -> None:
+        """Each get counts as a use, shown after the next put at the latest; nothing else does."""
+        store.put([make_entry(1), make_entry(2, uses=5)])
+        for number in (1, 1, 2, 1, 9):
+            store.get(make_entry(number).key, make_entry().scope)
+        store.search(direction(2), 9, make_entry().scope, EMBEDDER)
+        list(store.entries(Selection()))
+        store.put([make_entry(3)])
+        assert {e.answer[-1]: e.uses for e in store.entries(Selection())} == {
+            "1": 3,
+            "2": 6,
+            "3": 0,
+        }
+        store.put([make_entry(1)])  # a new answer, never served yet
+        assert {e.answer[-1]: e.uses for e in store.entries(Selection())}["1"] == 0
+
+    def test_entries(self, store: CacheStore, clock: FakeClock) -> None:
+        """Entries come oldest first, selected, live, with their vectors or without one."""
+        times = [50.0, 10.0, 40.0, 30.0, 20.0]
+        store.put([make_entry(n, created=t, tenant="ab"[n % 2]) for n, t in enumerate(times)])
+        store.put([make_entry(5, created=5.0, expires=clock.now + 10)])
+        store.put([make_entry(6, created=60.0, vector=None)])
+        listed = list(store.entries(Selection()))
+        assert [int(entry.key, 16) for entry in listed] == [5, 1, 4, 3, 2, 0, 6]
+        for entry in listed[:-1]:
+            assert entry.vector == pytest.approx(direction(int(entry.key, 16)), abs=1e-6)
+            assert entry.embedder == EMBEDDER
+        assert (listed[-1].vector, listed[-1].embedder) == (None, "")
+        assert [e.created for e in store.entries(Selection(tenant="a"))] == [20.0, 40.0, 50.0]
+        clock.advance(10)
+        assert [e.created for e in store.entries(Selection(created_before=15))] == [10.0]
+        assert listed[0].vector is not None
+        listed[0].vector[:] = 0.0  # what came back is the caller's
+
+    def test_entries_may_change_while_they_are_read(self, store: CacheStore) -> None:
+        """A reader is not in the way of others, and does not see what they delete."""
+        store.put([make_entry(n, created=float(n)) for n in range(700)])
+        seen = []
+        for entry in store.entries(Selection()):
+            number = int(entry.key, 16)
+            seen.append(number)
+            if number == 2:
+                store.delete(Selection(created_before=600.0))
+            store.put([make_entry(number + 10_000, created=0.0, vector=None)])
+        assert seen[:3] == [0, 1, 2]
+        assert {600, 699} <= set(seen)
+        assert len([number for number in seen if number < 600]) < 600
 
     def test_expired_is_gone(self, store: CacheStore, clock: FakeClock) -> None:
         """From the second it expires an entry is neither found nor counted."""
