@@ -2,12 +2,12 @@ from costwise_core._version import __version__ as __version__
 from costwise_core.bill import Bill as Bill
 from costwise_core.cache.agreement import Turn as Turn
 from costwise_core.cache.cache import Cache as Cache
-from costwise_core.cache.cache import CacheStats as CacheStats
 from costwise_core.cache.cacheable import CachePolicy as CachePolicy
 from costwise_core.cache.cacheable import CallFacts as CallFacts
 from costwise_core.cache.cacheable import ExtraRule as ExtraRule
 from costwise_core.cache.control import Health as Health
 from costwise_core.cache.control import RiskControl as RiskControl
+from costwise_core.cache.counts import CacheStats as CacheStats
 from costwise_core.cache.guards.verify import GuardedThreshold as GuardedThreshold
 from costwise_core.cache.judge import Judge as Judge
 from costwise_core.cache.judge import SameMeaning as SameMeaning

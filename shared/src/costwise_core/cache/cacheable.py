@@ -23,10 +23,10 @@ __all__ = [
     "REASONS",
     "TTL",
     "CachePolicy",
+    "Cacheability",
     "CallFacts",
     "ExtraRule",
     "TtlClass",
-    "Cacheability",
     "before_lookup",
     "before_store",
     "day",
@@ -100,6 +100,8 @@ class CallFacts:
         tool_derived: Whether tool results are among the messages the answer was drawn from.
         text_only: False if question or answer holds an image, audio or a file.
         finish_reason: In the provider's words, in any case; "" if unknown.
+        by_model: False for what no model wrote, such as retrieved documents: that it sounds like a
+            refusal then says nothing.
     """
 
     temperature: float | None = None
@@ -108,6 +110,7 @@ class CallFacts:
     tool_derived: bool = False
     text_only: bool = True
     finish_reason: str = ""
+    by_model: bool = True
 
 
 def _check_reasons(reasons: frozenset[str] | tuple[str, ...]) -> None:
@@ -224,7 +227,8 @@ def before_store(
         >>> before_store("Who is the CEO?", "The context does not mention the CEO.").reason
         'refusal'
     """
-    against = _first_that_counts(chain(_ending(call), _answer(answer)), policy)
+    about_answer = _answer(answer) if call.by_model else ()
+    against = _first_that_counts(chain(_ending(call), about_answer), policy)
     return against or before_lookup(question, call=call, policy=policy)
 
 
@@ -236,8 +240,8 @@ def day(verdict: Cacheability, now: float) -> str:
         now: Seconds since the epoch.
 
     Example:
-        >>> day(Cacheability(allowed=True, ttl_class="daily"), 0.0), day(Cacheability(allowed=True), 0.0)
-        ('1970-01-01', '')
+        >>> day(Cacheability(allowed=True, ttl_class="daily"), 0.0)
+        '1970-01-01'
     """
     if verdict.ttl_class != "daily":
         return ""

@@ -15,7 +15,15 @@ _ARTICLES: Final = frozenset({"a", "an", "the", "der", "die", "das", "le", "la",
 
 
 class Judge(Protocol):
-    """Says whether two answers may stand for each other; may be slow, never on the way to a hit."""
+    """Says whether two answers may stand for each other; may be slow, never on the way to a hit.
+
+    Example:
+        >>> class Exactly:
+        ...     def same(self, question, fresh, stored):
+        ...         return fresh == stored
+        >>> from costwise_core import Cache, MemoryStore
+        >>> cache = Cache(MemoryStore(), judge=Exactly())
+    """
 
     def same(self, question: str, fresh: str, stored: str) -> bool:
         """Return whether `stored` would have been as right as `fresh`."""

@@ -15,7 +15,15 @@ MAX_PROMPT_CHARS: Final = 6_000
 
 
 class Rewriter(Protocol):
-    """A model that completes a prompt; a small, cheap one will do."""
+    """A model that completes a prompt; a small, cheap one will do.
+
+    Example:
+        >>> class Echo:
+        ...     def complete(self, prompt):
+        ...         return "What does Nimbus Fibre cost with TV?"
+        >>> from costwise_core import Cache, MemoryStore
+        >>> cache = Cache(MemoryStore(), rewriter=Echo())
+    """
 
     def complete(self, prompt: str) -> str:
         """Return the model's answer to `prompt`."""

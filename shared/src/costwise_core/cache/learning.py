@@ -1,0 +1,113 @@
+"""How a cache learns from its misses: each fresh answer says whether the candidate's was right."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from costwise_core.cache.control import RiskControl
+from costwise_core.cache.counts import Counts
+from costwise_core.cache.judge import Judge
+from costwise_core.cache.policy import Verdict
+from costwise_core.drive import Flow, call
+from costwise_core.protocols import CacheStore, Journal, NearPolicy
+from costwise_core.types import Entry, Neighbour, Vector
+
+__all__ = ["Learning", "Pending"]
+
+# Misses whose answer has not come yet.
+_PENDING: Final = 2_000
+# A fresh answer is compared with those of so many groups to find the one it belongs to.
+_GROUPS_COMPARED: Final = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pending:
+    """A miss whose answer is still to come, and what it was nearly served."""
+
+    verdict: Verdict
+    neighbours: tuple[Neighbour, ...]
+    vector: Vector
+
+
+class Learning:
+    """Remembers misses until their answers come, judges the candidates, and tells the policy.
+
+    Args:
+        backend: Where processes exchange what they learned, if it keeps journals.
+        policy: What learns.
+        judge: What says whether two answers are the same.
+        counts: Where faults are counted.
+    """
+
+    def __init__(
+        self, backend: CacheStore, policy: NearPolicy, judge: Judge, counts: Counts
+    ) -> None:
+        self._backend = backend
+        self._policy = policy
+        self._judge = judge
+        self._counts = counts
+        self._pending: OrderedDict[tuple[str, str], Pending] = OrderedDict()
+        self._position = ""
+        self._lock = threading.Lock()
+
+    def remember(self, name: tuple[str, str], pending: Pending) -> None:
+        """Keep a miss until its answer comes."""
+        with self._lock:
+            self._pending[name] = pending
+            while len(self._pending) > _PENDING:
+                self._pending.popitem(last=False)
+
+    def recall(self, name: tuple[str, str]) -> Pending | None:
+        """Return the miss an answer belongs to, once."""
+        with self._lock:
+            return self._pending.pop(name, None)
+
+    def compare(self, entry: Entry, pending: Pending) -> Flow[tuple[str, bool]]:
+        """Judge the candidate by the fresh answer, and find the group of answers it belongs to.
+
+        Returns:
+            The group, and whether the entry is worth a vector of its own.
+        """
+        candidate = pending.verdict.candidate
+        groups: dict[str, Entry] = {}
+        if candidate is not None:
+            groups[_group(candidate.entry)] = candidate.entry
+        own = next(iter(groups), None)
+        for neighbour in pending.neighbours:
+            groups.setdefault(_group(neighbour.entry), neighbour.entry)
+        try:
+            for name, stored in list(groups.items())[:_GROUPS_COMPARED]:
+                same = yield from call(self._judge.same, entry.question, entry.plain, stored.plain)
+                if name == own:
+                    self._policy.learn(pending.verdict, same=same)
+                if same:
+                    return name, pending.verdict.keep or name != own
+        except Exception as error:  # noqa: BLE001 - a label less
+            self._counts.add("error", type(error).__name__)
+        return entry.key, True
+
+    def exchange(self) -> Flow[None]:
+        """Share what the policy learned with the processes that use the same store."""
+        policy, backend = self._policy, self._backend
+        if not isinstance(policy, RiskControl) or not policy.due:
+            return
+        rows = policy.outbox()
+        found: Sequence[str] = rows
+        if isinstance(backend, Journal):
+            try:
+                if rows:
+                    yield from call(backend.append, policy.journal, rows)
+                found, self._position = yield from call(
+                    backend.read, policy.journal, self._position
+                )
+            except Exception as error:  # noqa: BLE001 - then this process learns by itself
+                self._counts.add("error", type(error).__name__)
+        damaged = policy.absorb(found)
+        if damaged:
+            self._counts.add("error", "damaged_evidence", damaged)
+
+
+def _group(entry: Entry) -> str:
+    return entry.group or entry.key
