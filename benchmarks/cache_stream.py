@@ -16,12 +16,16 @@ import numpy as np
 
 from benchmarks._common import DATA, Clock, arguments, finish, versions
 from costwise_core import Cache, MemoryStore, OnnxEmbedder, Scope
+from costwise_core.cache.cacheable import REASONS, CachePolicy
 from costwise_core.cache.control import RiskControl
 from costwise_core.cache.per_entry import PerEntry
 from costwise_core.protocols import NearPolicy
 from costwise_core.types import Matrix
 
 SCOPE = Scope(tenant="benchmark")
+# Here an answer is a label, which no order to "cancel it" changes; and the fixed threshold asks
+# for no admission either.
+ADMIT_ALL = CachePolicy(allow=frozenset(REASONS))
 GRID = [round(0.60 + 0.01 * step, 2) for step in range(39)]
 
 
@@ -72,7 +76,9 @@ def load(path: Path) -> list[tuple[str, str]]:
 
 def stream(rows: list[tuple[str, str]], table: Table, policy: NearPolicy) -> dict[str, float]:
     """Send a stream through a cache; every miss is answered rightly and stored."""
-    cache = Cache(MemoryStore(), embedder=table, policy=policy, judge=SameLabel())
+    cache = Cache(
+        MemoryStore(), embedder=table, policy=policy, judge=SameLabel(), admission=ADMIT_ALL
+    )
     hits = wrong = near = near_wrong = 0
     for text, label in rows:
         found = cache.lookup(text, SCOPE)

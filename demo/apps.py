@@ -1,7 +1,8 @@
 """The same RAG app twice: stock classes of LangChain and of LlamaIndex, plain and with costwise.
 
 What costwise adds stands between the two marks in each function; everything else is what the
-frameworks' own tutorials write.
+frameworks' own tutorials write. The near tier goes by `GuardedThreshold`: 56 questions are too few
+for `RiskControl`, the default, to have learned enough to open.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +60,7 @@ def langchain_app(
     from langchain_core.vectorstores import InMemoryVectorStore
     from langchain_openai import ChatOpenAI
 
-    from costwise_core import OnnxEmbedder
+    from costwise_core import GuardedThreshold, OnnxEmbedder
     from langchain_costwise import CachedEmbeddings, CachedRetriever, SemanticCache, track
 
     embeddings = CachedEmbeddings(OnnxEmbedder())
@@ -75,9 +76,9 @@ def langchain_app(
         temperature=0,
         max_tokens=MAX_TOKENS,
     )
-    # --- costwise: two lines, one cache file ---
+    # --- costwise: three lines, one cache file ---
     if cache is not None:
-        answers = SemanticCache(cache, embedder=embeddings)
+        answers = SemanticCache(cache, embedder=embeddings, policy=GuardedThreshold())
         retriever = CachedRetriever(retriever=retriever, cache=answers.cache, corpus="demo-v1")
         model.cache = answers
     # -------------------------------------------
@@ -104,7 +105,7 @@ def llamaindex_app(
     from llama_index.core.schema import TextNode
     from llama_index.llms.openai_like import OpenAILike
 
-    from costwise_core import Cache, OnnxEmbedder, SQLiteStore
+    from costwise_core import Cache, GuardedThreshold, OnnxEmbedder, SQLiteStore
     from llamaindex_costwise import CachedQueryEngine, CostwiseEmbedding, track
 
     embedder = OnnxEmbedder()
@@ -128,11 +129,10 @@ def llamaindex_app(
             PROMPT.format(context="{context_str}", question="{query_str}")
         ),
     )
-    # --- costwise: one line, one cache file ---
+    # --- costwise: two lines, one cache file ---
     if cache is not None:
-        engine = CachedQueryEngine(
-            engine, cache=Cache(SQLiteStore(cache), embedder=embedder), corpus="demo-v1"
-        )
+        answers = Cache(SQLiteStore(cache), embedder=embedder, policy=GuardedThreshold())
+        engine = CachedQueryEngine(engine, cache=answers, corpus="demo-v1")
     # ------------------------------------------
 
     def ask(question: str) -> Reply:

@@ -18,6 +18,8 @@ from costwise_core.cache.rewrite import Rewriter as Rewriter
 from costwise_core.context import RequestContext as RequestContext
 from costwise_core.context import current_request as current_request
 from costwise_core.context import scoped as scoped
+from costwise_core.dedup import InFlight as InFlight
+from costwise_core.dedup import InFlightStats as InFlightStats
 from costwise_core.embed.cached import CachedEmbedder as CachedEmbedder
 from costwise_core.embed.cached import EmbeddingStats as EmbeddingStats
 from costwise_core.embed.onnx import OnnxEmbedder as OnnxEmbedder
@@ -25,6 +27,7 @@ from costwise_core.embed.vectors import MemoryVectors as MemoryVectors
 from costwise_core.embed.vectors import SQLiteVectors as SQLiteVectors
 from costwise_core.errors import CostwiseError as CostwiseError
 from costwise_core.errors import PriceError as PriceError
+from costwise_core.errors import SharedStreamError as SharedStreamError
 from costwise_core.errors import UnknownModelError as UnknownModelError
 from costwise_core.ledger import MemoryLedger as MemoryLedger
 from costwise_core.ledger_sqlite import SQLiteLedger as SQLiteLedger
@@ -32,6 +35,10 @@ from costwise_core.prices import Price as Price
 from costwise_core.prices import PriceBook as PriceBook
 from costwise_core.rates import Rates as Rates
 from costwise_core.stores.memory import MemoryStore as MemoryStore
+from costwise_core.stores.postgres import PostgresStore as PostgresStore
+from costwise_core.stores.qdrant import QdrantStore as QdrantStore
+from costwise_core.stores.qdrant_edge import QdrantEdgeStore as QdrantEdgeStore
+from costwise_core.stores.redis import RedisStore as RedisStore
 from costwise_core.stores.sqlite import SQLiteStore as SQLiteStore
 from costwise_core.tokens import TokenCount as TokenCount
 from costwise_core.tokens import Tokens as Tokens

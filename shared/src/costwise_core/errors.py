@@ -6,6 +6,7 @@
     ├── PriceError           a price cannot be given
     │   └── UnknownModelError    no price is known for this model
     ├── VectorError          a vector is NaN, zero or of the wrong size
+    ├── SharedStreamError    a stream shared with another request broke off
     └── StoreError           a store cannot do what was asked
         ├── StoreVersionError     written by a newer costwise, or not by costwise at all
         ├── StoreUnavailableError locked, read-only, full or gone
@@ -23,6 +24,7 @@ __all__ = [
     "EntryTooLargeError",
     "MissingExtraError",
     "PriceError",
+    "SharedStreamError",
     "StoreError",
     "StoreUnavailableError",
     "StoreVersionError",
@@ -61,6 +63,10 @@ class UnknownModelError(PriceError):
 
 class VectorError(CostwiseError, ValueError):
     """A vector is not finite, has no direction, or has the wrong number of dimensions."""
+
+
+class SharedStreamError(CostwiseError):
+    """A stream shared with another request broke off for a reason of that request's; ask again."""
 
 
 class StoreError(CostwiseError):

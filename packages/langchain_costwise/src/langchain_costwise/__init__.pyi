@@ -1,6 +1,7 @@
 from costwise_core._version import __version__ as __version__
 from costwise_core.cache.cache import Cache as Cache
 from costwise_core.context import scoped as scoped
+from costwise_core.dedup import InFlight as InFlight
 from langchain_costwise.cache import SemanticCache as SemanticCache
 from langchain_costwise.chat import CachedChatModel as CachedChatModel
 from langchain_costwise.embeddings import CachedEmbeddings as CachedEmbeddings

@@ -20,7 +20,16 @@ from langchain_core.outputs import ChatGeneration, Generation
 from costwise_core.types import Hit, Usage
 from costwise_core.usage import usage_of as read_usage
 
-__all__ = ["Allowed", "bounded_json", "read_answers", "saved_usage", "usage_of", "write_answers"]
+__all__ = [
+    "Allowed",
+    "bounded_json",
+    "lasting",
+    "marker",
+    "read_answers",
+    "saved_usage",
+    "usage_of",
+    "write_answers",
+]
 
 Allowed: TypeAlias = Literal["tool_calls", "structured_output", "after_tools"]
 """Answers that are stored only on request."""
@@ -133,9 +142,9 @@ def usage_of(generation: Generation) -> Usage | None:
     return next((usage for report in reports if (usage := read_usage(report))), None)
 
 
-def saved_usage(marker: Mapping[str, Any]) -> Usage:
+def saved_usage(told: Mapping[str, Any]) -> Usage:
     """Return what a hit's marker says the answer cost when it was paid for."""
-    saved = marker.get("saved_usage")
+    saved = told.get("saved_usage")
     numbers = saved if isinstance(saved, Mapping) else {}
     known: Mapping[str, Any] = {
         field.name: numbers[field.name]
@@ -200,18 +209,19 @@ def _written(generation: Generation) -> dict[str, Any]:
             for block in content
         ]
     return {
-        "info": _lasting(generation.generation_info),
+        "info": lasting(generation.generation_info),
         "message": {
             "content": content,
             "name": message.name,
             "tool_calls": message.tool_calls,
             "additional_kwargs": message.additional_kwargs,
-            "response_metadata": _lasting(message.response_metadata),
+            "response_metadata": lasting(message.response_metadata),
         },
     }
 
 
-def _lasting(told: Mapping[str, Any] | None) -> dict[str, Any]:
+def lasting(told: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what is said about an answer, less what is true of the paid call only."""
     return {name: value for name, value in (told or {}).items() if name not in _CALL_ONLY}
 
 
@@ -229,7 +239,7 @@ def _read(item: dict[str, Any], hit: Hit) -> Generation:
         name=stored["name"],
         tool_calls=stored["tool_calls"],
         additional_kwargs=stored["additional_kwargs"],
-        response_metadata={**stored["response_metadata"], "costwise": _marker(hit)},
+        response_metadata={**stored["response_metadata"], "costwise": marker(hit)},
         usage_metadata=UsageMetadata(input_tokens=0, output_tokens=0, total_tokens=0),
         # Message lists replace a message by one with the same id, so an id is served only once.
         id=f"lc_run--{uuid4()}",
@@ -247,7 +257,8 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     return value
 
 
-def _marker(hit: Hit) -> dict[str, Any]:
+def marker(hit: Hit) -> dict[str, Any]:
+    """Return what a served message says about itself in `response_metadata["costwise"]`."""
     # Zeros are left out, except in the two fields everybody looks for.
     saved = {
         name: value

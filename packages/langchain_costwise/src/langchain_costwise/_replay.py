@@ -1,15 +1,20 @@
-"""A stored answer as the chunks of a stream, as if the model were answering now."""
+"""An answer that was not paid for as the chunks of a stream, as if the model were answering now."""
 
 import json
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
-__all__ = ["replay", "whole"]
+from costwise_core.types import Hit
+from langchain_costwise._answers import lasting, marker
+
+__all__ = ["copied", "relayed", "replay", "told_last", "whole"]
 
 _WORD = re.compile(r"\s*\S+\s*")
 
@@ -41,6 +46,40 @@ def whole(generation: ChatGeneration) -> ChatGenerationChunk:
             chunk_position="last",
         ),
         generation_info=generation.generation_info,
+    )
+
+
+def copied(chunk: ChatGenerationChunk) -> ChatGenerationChunk:
+    """Return a copy that shares nothing that can be changed."""
+    return chunk.model_copy(
+        update={
+            "message": chunk.message.model_copy(deep=True),
+            "generation_info": deepcopy(chunk.generation_info),
+        }
+    )
+
+
+def relayed(chunk: ChatGenerationChunk) -> ChatGenerationChunk:
+    """Return a chunk of somebody else's paid stream without what ties it to that call."""
+    message = chunk.message
+    assert isinstance(message, AIMessageChunk)  # noqa: S101 - chat models stream nothing else
+    message.id = None
+    message.usage_metadata = None
+    message.chunk_position = None
+    message.response_metadata = lasting(message.response_metadata)
+    chunk.generation_info = lasting(chunk.generation_info) or None
+    return chunk
+
+
+def told_last(hit: Hit) -> ChatGenerationChunk:
+    """Return the last chunk of a stream that was shared: no text, no tokens, and why."""
+    return ChatGenerationChunk(
+        message=AIMessageChunk(
+            content="",
+            response_metadata={"costwise": marker(hit)},
+            usage_metadata=UsageMetadata(input_tokens=0, output_tokens=0, total_tokens=0),
+            chunk_position="last",
+        )
     )
 
 

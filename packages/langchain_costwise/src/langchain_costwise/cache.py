@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, overload
 
 from langchain_core.caches import BaseCache
 from langchain_core.embeddings import Embeddings
@@ -12,6 +12,10 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 
 from costwise_core.cache import VOLATILE, Cache, Volatile
 from costwise_core.context import RequestContext, current_request
+from costwise_core.dedup import InFlight
+from costwise_core.dedup_find import find_or_lead
+from costwise_core.dedup_lead import Lead
+from costwise_core.dedup_stream import Follow
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import ConfigError, nearest
 from costwise_core.protocols import CacheStore, Embedder, NearPolicy
@@ -22,7 +26,15 @@ from langchain_costwise._answers import Allowed, read_answers, write_answers
 from langchain_costwise._convert import TEXT, Request, prompt_text, read_request
 from langchain_costwise.embeddings import as_embedder
 
-__all__ = ["SAID", "Said", "SemanticCache", "check_names", "request_context", "with_said"]
+__all__ = [
+    "SAID",
+    "ModelCall",
+    "Said",
+    "SemanticCache",
+    "check_names",
+    "request_context",
+    "with_said",
+]
 
 Said: TypeAlias = Mapping[str, object] | None
 """Fields of `RequestContext`, as a caller writes them into a config."""
@@ -32,6 +44,22 @@ SAID: Final = "costwise"
 
 _SCOPE_FIELDS = ("tenant", "model", "corpus")
 _ALLOWED = ("tool_calls", "structured_output", "after_tools")
+
+
+class ModelCall(NamedTuple):
+    """One call of a chat model, as LangChain writes it for a cache.
+
+    Args:
+        prompt: A dump of the messages.
+        llm_string: The model and its settings.
+        said: Fields of `RequestContext`, if the caller gave any.
+        tools: Whether the model is offered tools.
+    """
+
+    prompt: str
+    llm_string: str
+    said: Said
+    tools: bool
 
 
 class SemanticCache(BaseCache):
@@ -178,6 +206,55 @@ class SemanticCache(BaseCache):
             self.cache.count_error(error)
             return None
 
+    @overload
+    def claim(self, call: ModelCall, in_flight: InFlight) -> Flow[list[Generation] | Lead]: ...
+    @overload
+    def claim(
+        self, call: ModelCall, in_flight: InFlight, *, live: bool
+    ) -> Flow[list[Generation] | Lead | Follow[Any]]: ...
+    def claim(
+        self, call: ModelCall, in_flight: InFlight, *, live: bool = False
+    ) -> Flow[list[Generation] | Lead | Follow[Any]]:
+        """Look up, else wait for the same call in flight, else get the right to pay.
+
+        Args:
+            call: The call.
+            in_flight: The calls on their way.
+            live: Whether to follow another call's stream.
+
+        Raises:
+            Exception: a copy of what the call that was waited for raised.
+        """
+        alone = in_flight.alone
+        try:
+            request = self._request(call.prompt, call.llm_string, call.said)
+            if isinstance(request, Miss):
+                self.cache.count_miss(request.reason, request.why)
+                return alone("")
+            # What is stored for nobody is shared with nobody.
+            unfit = self._unfit(request) or (call.tools and "tool_calls" not in self.allow)
+        except Exception as error:  # noqa: BLE001 - a cache fails open
+            self.cache.count_error(error)
+            return alone("")
+        found = yield from find_or_lead(
+            self.cache,
+            None if unfit else in_flight,
+            request.question,
+            request.scope,
+            near=request.near,
+            # Calls of tools get ids of their own, which only a whole answer can be given.
+            live=live and not call.tools,
+        )
+        if isinstance(found, Hit):
+            return self._read(found) or alone(request.question)
+        return found
+
+    def keep(self, call: ModelCall, generations: Sequence[Generation], lead: Lead) -> Flow[None]:
+        """Keep an answer if it is fit to be served again, and give it to all who wait for it."""
+        written = yield from self._update(call.prompt, call.llm_string, generations, call.said)
+        if written is not None:
+            lead.share(*written)
+
     def _read(self, hit: Hit) -> list[Generation] | None:
         try:
             return read_answers(hit)
@@ -188,16 +265,17 @@ class SemanticCache(BaseCache):
 
     def _update(
         self, prompt: str, llm_string: str, generations: Sequence[Generation], said: Said
-    ) -> Flow[None]:
+    ) -> Flow[tuple[str, Usage] | None]:
+        """Store an answer and return it as it was written, None if it is not fit for others."""
         try:
             request = self._request(prompt, llm_string, said)
             if isinstance(request, Miss):
                 self.cache.count_not_stored(request.reason)
-                return
+                return None
             written = self._unfit(request) or write_answers(generations, allow=self.allow)
             if isinstance(written, str):
                 self.cache.count_not_stored(written)
-                return
+                return None
             answer, usage = written
             if usage is None:
                 usage = _estimate(prompt, generations, request.scope.model)
@@ -209,8 +287,10 @@ class SemanticCache(BaseCache):
                 usage=usage,
                 near=request.near,
             )
+            return answer, usage  # noqa: TRY300
         except Exception as error:  # noqa: BLE001
             self.cache.count_error(error)
+            return None
 
     def _unfit(self, request: Request) -> str:
         if request.after_tools and "after_tools" not in self.allow:

@@ -1,7 +1,8 @@
 """A chat model that asks the cache first, also where LangChain does not look at its own."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from contextlib import aclosing
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -21,9 +22,13 @@ from langchain_core.runnables import (
 from langchain_core.tools import BaseTool
 from pydantic import Field, model_validator
 
+from costwise_core.dedup import InFlight
+from costwise_core.dedup_lead import Lead
+from costwise_core.dedup_stream import Follow, afan_out, fan_out
+from costwise_core.drive import Flow, arun, run
 from costwise_core.errors import ConfigError
-from langchain_costwise._replay import replay, whole
-from langchain_costwise.cache import SAID, Said, SemanticCache, with_said
+from langchain_costwise._replay import copied, relayed, replay, told_last, whole
+from langchain_costwise.cache import SAID, ModelCall, SemanticCache, with_said
 
 __all__ = ["CachedChatModel"]
 
@@ -51,6 +56,8 @@ class CachedChatModel(BaseChatModel):
     Args:
         model: The chat model that is paid for.
         cache: Where answers come from and go to.
+        in_flight: The calls on their way: those that ask the same at once share one paid call, and
+            its stream. Give several wrappers the same one to share between them.
 
     Example:
         >>> from costwise_core import MemoryStore
@@ -66,6 +73,7 @@ class CachedChatModel(BaseChatModel):
     model: BaseChatModel
     answers: SemanticCache = Field(exclude=True)
     """The cache. LangChain's own slot `cache` stays off, or every answer would go in twice."""
+    in_flight: InFlight = Field(default_factory=InFlight, exclude=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -157,13 +165,14 @@ class CachedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._call(messages, stop, kwargs)
-        found = self.answers.lookup(call.prompt, call.llm_string, said=call.said)
-        if found:
-            return ChatResult(generations=_chat(found))
-        if self.model.rate_limiter:
-            self.model.rate_limiter.acquire(blocking=True)
-        result = self.model._generate(messages, stop, run_manager, **kwargs)  # noqa: SLF001
-        self.answers.update(call.prompt, call.llm_string, _complete(result), said=call.said)
+        claim = run(self.answers.claim(call, self.in_flight))
+        if isinstance(claim, list):
+            return ChatResult(generations=_chat(claim))
+        with claim:
+            if self.model.rate_limiter:
+                self.model.rate_limiter.acquire(blocking=True)
+            result = self.model._generate(messages, stop, run_manager, **kwargs)  # noqa: SLF001
+            run(self.answers.keep(call, _complete(result), claim))
         return result
 
     async def _agenerate(
@@ -174,13 +183,14 @@ class CachedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._call(messages, stop, kwargs)
-        found = await self.answers.alookup(call.prompt, call.llm_string, said=call.said)
-        if found:
-            return ChatResult(generations=_chat(found))
-        if self.model.rate_limiter:
-            await self.model.rate_limiter.aacquire(blocking=True)
-        result = await self.model._agenerate(messages, stop, run_manager, **kwargs)  # noqa: SLF001
-        await self.answers.aupdate(call.prompt, call.llm_string, _complete(result), said=call.said)
+        claim = await arun(self.answers.claim(call, self.in_flight))
+        if isinstance(claim, list):
+            return ChatResult(generations=_chat(claim))
+        with claim:
+            if self.model.rate_limiter:
+                await self.model.rate_limiter.aacquire(blocking=True)
+            result = await self.model._agenerate(messages, stop, run_manager, **kwargs)  # noqa: SLF001
+            await arun(self.answers.keep(call, _complete(result), claim))
         return result
 
     def _stream(
@@ -191,17 +201,16 @@ class CachedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._call(messages, stop, kwargs)
-        found = self.answers.lookup(call.prompt, call.llm_string, said=call.said)
-        if found:
-            yield from replay(_chat(found)[0])
-            return
-        if self.model.rate_limiter:
-            self.model.rate_limiter.acquire(blocking=True)
-        seen = []
-        for chunk in self._live(messages, stop, run_manager, kwargs):
-            seen.append(chunk.model_copy())  # the caller may put another message into its own
-            yield chunk
-        self.answers.update(call.prompt, call.llm_string, _merged(seen), said=call.said)
+        claim = run(self.answers.claim(call, self.in_flight, live=True))
+        if isinstance(claim, list):
+            yield from replay(_chat(claim)[0])
+        elif isinstance(claim, Follow):
+            for chunk in claim:
+                yield relayed(chunk)
+            yield told_last(claim.hit)
+        else:
+            paid = self._live(messages, stop, run_manager, kwargs)
+            yield from fan_out(claim, paid, copied, self._finish(call, claim))
 
     async def _astream(
         self,
@@ -211,18 +220,26 @@ class CachedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._call(messages, stop, kwargs)
-        found = await self.answers.alookup(call.prompt, call.llm_string, said=call.said)
-        if found:
-            for chunk in replay(_chat(found)[0]):
+        claim = await arun(self.answers.claim(call, self.in_flight, live=True))
+        if isinstance(claim, list):
+            for chunk in replay(_chat(claim)[0]):
                 yield chunk
-            return
-        if self.model.rate_limiter:
-            await self.model.rate_limiter.aacquire(blocking=True)
-        seen = []
-        async for chunk in self._alive(messages, stop, run_manager, kwargs):
-            seen.append(chunk.model_copy())
-            yield chunk
-        await self.answers.aupdate(call.prompt, call.llm_string, _merged(seen), said=call.said)
+        elif isinstance(claim, Follow):
+            async with aclosing(aiter(claim)) as shared:
+                async for chunk in shared:
+                    yield relayed(chunk)
+            yield told_last(claim.hit)
+        else:
+            paid = self._alive(messages, stop, run_manager, kwargs)
+            stream = afan_out(claim, paid, copied, self._finish(call, claim))
+            async with aclosing(stream):
+                async for chunk in stream:
+                    yield chunk
+
+    def _finish(
+        self, call: ModelCall, lead: Lead
+    ) -> Callable[[list[ChatGenerationChunk]], Flow[None]]:
+        return lambda chunks: self.answers.keep(call, _merged(chunks), lead)
 
     def _live(
         self,
@@ -231,6 +248,8 @@ class CachedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None,
         kwargs: dict[str, Any],
     ) -> Iterator[ChatGenerationChunk]:
+        if self.model.rate_limiter:
+            self.model.rate_limiter.acquire(blocking=True)
         if self.model._should_stream(async_api=False, **{**kwargs, "stream": True}):  # noqa: SLF001
             yield from self.model._stream(messages, stop, run_manager, **kwargs)  # noqa: SLF001
         else:
@@ -244,6 +263,8 @@ class CachedChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None,
         kwargs: dict[str, Any],
     ) -> AsyncIterator[ChatGenerationChunk]:
+        if self.model.rate_limiter:
+            await self.model.rate_limiter.aacquire(blocking=True)
         if self.model._should_stream(async_api=True, **{**kwargs, "stream": True}):  # noqa: SLF001
             async for chunk in self.model._astream(messages, stop, run_manager, **kwargs):  # noqa: SLF001
                 yield chunk
@@ -253,10 +274,11 @@ class CachedChatModel(BaseChatModel):
 
     def _call(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> "_Call":
+    ) -> ModelCall:
         """Take out what the caller said, and write the call as LangChain writes it for a cache."""
-        return _Call(
+        return ModelCall(
             said=kwargs.pop(SAID, None),
+            tools=bool(kwargs.get("tools") or kwargs.get("functions")),
             prompt=dumps([message.model_copy(update={"id": None}) for message in messages]),
             llm_string=self.model._get_llm_string(stop=stop, **kwargs),  # noqa: SLF001
         )
@@ -325,12 +347,6 @@ class CachedChatModel(BaseChatModel):
     ) -> Any:
         """Do what `astream` does, as events."""
         return super().astream_events(input, config, **with_said(config, kwargs))
-
-
-class _Call(NamedTuple):
-    said: Said
-    prompt: str
-    llm_string: str
 
 
 def _chat(found: Sequence[Generation]) -> list[ChatGeneration]:

@@ -14,6 +14,8 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import Field, field_validator
 
 from costwise_core.cache import Cache, fingerprint, split_question
+from costwise_core.dedup import InFlight
+from costwise_core.dedup_find import find_or_lead
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.types import Hit, Miss, Scope
 from langchain_costwise._answers import bounded_json
@@ -37,6 +39,7 @@ class CachedRetriever(BaseRetriever):
             given per call: `retriever.invoke(question, k=3)`.
         require: Fields out of "tenant" and "corpus" that a request must have; one without is passed
             on uncached.
+        in_flight: The searches on their way: those for the same question share one.
 
     Example:
         >>> from costwise_core import Cache, MemoryStore
@@ -58,6 +61,7 @@ class CachedRetriever(BaseRetriever):
     corpus: str = Field(min_length=1)
     k: int | None = Field(default=None, gt=0)
     require: tuple[str, ...] = ()
+    in_flight: InFlight = Field(default_factory=InFlight, exclude=True)
 
     @field_validator("require")
     @classmethod
@@ -98,28 +102,32 @@ class CachedRetriever(BaseRetriever):
         if self.k is not None:
             kwargs.setdefault("k", self.k)
         scope = self._scope(said, kwargs)
-        near = split_question(query).near
-        vector = None
         if isinstance(scope, Miss):
             self.cache.count_miss(scope.reason, scope.why)
-        else:
-            found: Hit | Miss = yield from call(self.cache.lookup, query, scope, near=near)
-            if isinstance(found, Miss):
-                vector = found.vector
-            elif documents := self._read(found):
+            return (yield from self._search(query, kwargs, callbacks))
+        near = split_question(query).near
+        claim = yield from find_or_lead(self.cache, self.in_flight, query, scope, near=near)
+        if isinstance(claim, Hit):
+            if documents := self._read(claim):
                 return documents
-        documents = yield from call(
-            self.retriever.invoke, query, config={"callbacks": callbacks}, **kwargs
-        )
-        # Retrievers that know no k ignore it.
-        documents = documents[: kwargs.get("k")]
-        if isinstance(scope, Scope):
+            claim = self.in_flight.alone(query)
+        with claim:
+            documents = yield from self._search(query, kwargs, callbacks)
             written = _written(documents)
             if written is None:
                 self.cache.count_not_stored("not_json" if documents else "no_documents")
             else:
+                vector = claim.vector
                 yield from call(self.cache.store, query, scope, written, near=near, vector=vector)
+                claim.share(written)
         return documents
+
+    def _search(self, query: str, kwargs: dict[str, Any], callbacks: Any) -> Flow[list[Document]]:
+        documents = yield from call(
+            self.retriever.invoke, query, config={"callbacks": callbacks}, **kwargs
+        )
+        # Retrievers that know no k ignore it.
+        return documents[: kwargs.get("k")]
 
     def _scope(self, said: Said, kwargs: dict[str, Any]) -> Scope | Miss:
         try:

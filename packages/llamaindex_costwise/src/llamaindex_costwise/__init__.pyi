@@ -1,6 +1,7 @@
 from costwise_core._version import __version__ as __version__
 from costwise_core.cache.cache import Cache as Cache
 from costwise_core.context import scoped as scoped
+from costwise_core.dedup import InFlight as InFlight
 from llamaindex_costwise.embedding import CachedEmbedding as CachedEmbedding
 from llamaindex_costwise.embedding import CostwiseEmbedding as CostwiseEmbedding
 from llamaindex_costwise.embedding import LlamaIndexEmbedder as LlamaIndexEmbedder

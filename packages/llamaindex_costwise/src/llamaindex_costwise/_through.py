@@ -1,16 +1,22 @@
 """One model call through the cache: look up, else call and keep; and the same for streams."""
 
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import aclosing, closing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, TypeVar, cast, overload
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
 
 from costwise_core.cache import Cache, Question
+from costwise_core.dedup import InFlight
+from costwise_core.dedup_find import find_or_lead
+from costwise_core.dedup_lead import Lead
+from costwise_core.dedup_stream import Follow, afan_out, fan_out
 from costwise_core.drive import Flow, arun, call, run
-from costwise_core.types import Miss, Scope, Usage, Vector
+from costwise_core.types import Hit, Scope, Usage
 from llamaindex_costwise._convert import Tail, pack, pieces, text_of, unfit_answer, unpack
+from llamaindex_costwise._relay import copied, relayed
 from llamaindex_costwise._usage import estimated_usage, reported_usage
 from llamaindex_costwise.events import announce
 
@@ -19,15 +25,14 @@ __all__ = ["Request", "Through"]
 AnswerT = TypeVar("AnswerT", ChatResponse, CompletionResponse)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One call that may be answered from the cache; `vector` is filled in by the lookup."""
+    """One call that may be answered from the cache."""
 
     question: Question
     scope: Scope
     operation: str
     prompt: str | Sequence[ChatMessage]
-    vector: Vector | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class Through:
     """Takes calls through a cache. Without a request, a call goes straight to the model."""
 
     cache: Cache
+    in_flight: InFlight
 
     def answer(
         self,
@@ -45,34 +51,45 @@ class Through:
         **kwargs: Any,
     ) -> Flow[AnswerT]:
         """Return the stored answer, or what `fn` answers, kept if it may be."""
-        served = yield from self._find(request, kind)
-        if served is not None:
-            return served
-        answer = yield from call(fn, *args, **kwargs)
-        if request is not None:
-            yield from self._keep(request, answer)
+        if request is None:
+            return (yield from call(fn, *args, **kwargs))
+        claim = yield from self._claim(request, kind)
+        if not isinstance(claim, Lead):
+            return claim
+        with claim:
+            answer = yield from call(fn, *args, **kwargs)
+            yield from self._keep(request, claim, answer)
         return answer
 
-    def _find(self, request: Request | None, kind: type[AnswerT]) -> Flow[AnswerT | None]:
-        if request is None:
-            return None
+    @overload
+    def _claim(self, request: Request, kind: type[AnswerT]) -> Flow[AnswerT | Lead]: ...
+    @overload
+    def _claim(
+        self, request: Request, kind: type[AnswerT], *, live: bool
+    ) -> Flow[AnswerT | Lead | Follow[AnswerT]]: ...
+    def _claim(
+        self, request: Request, kind: type[AnswerT], *, live: bool = False
+    ) -> Flow[AnswerT | Lead | Follow[AnswerT]]:
+        """Return an answer to serve, the right to pay for one, or somebody else's stream."""
         asked = request.question
-        found = yield from call(self.cache.lookup, asked.text, request.scope, near=asked.near)
-        if isinstance(found, Miss):
-            request.vector = found.vector
-            return None
+        found = yield from find_or_lead(
+            self.cache, self.in_flight, asked.text, request.scope, near=asked.near, live=live
+        )
+        if not isinstance(found, Hit):
+            return found
         try:
             answer = unpack(found, kind)
             announce(found, operation=request.operation, model=request.scope.model)
         except Exception as error:  # noqa: BLE001 - a cache fails open
             self.cache.count_error(error)
             self.cache.count_miss("damaged", "a stored answer could not be read")
-            return None
+            return self.in_flight.alone(asked.text)
         return answer
 
     def _keep(
         self,
         request: Request,
+        lead: Lead,
         answer: ChatResponse | CompletionResponse,
         reported: Usage | None = None,
     ) -> Flow[None]:
@@ -97,16 +114,20 @@ class Through:
             request.scope,
             packed,
             usage=usage,
-            vector=request.vector,
+            vector=lead.vector,
             near=request.question.near,
         )
+        lead.share(packed, usage)
 
-    def _keep_stream(self, request: Request, tail: Tail) -> Flow[None]:
+    def _keep_stream(self, request: Request, lead: Lead, stream: Sequence[Any]) -> Flow[None]:
+        tail = Tail()
+        for piece in stream:
+            tail.add(piece)
         whole = tail.finished()
         if isinstance(whole, str):
             self.cache.count_not_stored(whole)
         else:
-            yield from self._keep(request, *whole)
+            yield from self._keep(request, lead, *whole)
 
     def stream(
         self,
@@ -117,11 +138,18 @@ class Through:
         **kwargs: Any,
     ) -> Generator[AnswerT, None, None]:
         """Return the stored answer in pieces, or the stream of `fn`, kept if read to its end."""
-        served = run(self._find(request, kind))
-        if served is not None:
-            return cast("Generator[AnswerT, None, None]", pieces(served))
-        stream = fn(*args, **kwargs)
-        return stream if request is None else self._tee(request, stream)
+        if request is None:
+            return fn(*args, **kwargs)
+        claim = run(self._claim(request, kind, live=True))
+        if isinstance(claim, Follow):
+            return self._follow(request, claim)
+        if not isinstance(claim, Lead):
+            return cast("Generator[AnswerT, None, None]", pieces(claim))
+        with ExitStack() as duties:
+            duties.enter_context(claim)
+            stream = fn(*args, **kwargs)
+            duties.pop_all()
+        return self._lead(request, claim, stream)
 
     async def astream(
         self,
@@ -132,39 +160,58 @@ class Through:
         **kwargs: Any,
     ) -> AsyncGenerator[AnswerT, None]:
         """Do what `stream` does with an asynchronous `fn`."""
-        served = await arun(self._find(request, kind))
-        if served is not None:
-            return _areplay(served)
-        stream = await fn(*args, **kwargs)
-        return stream if request is None else self._atee(request, stream)
+        if request is None:
+            return cast("AsyncGenerator[AnswerT, None]", await fn(*args, **kwargs))
+        claim = await arun(self._claim(request, kind, live=True))
+        if isinstance(claim, Follow):
+            return self._afollow(request, claim)
+        if not isinstance(claim, Lead):
+            return _areplay(claim)
+        with ExitStack() as duties:
+            duties.enter_context(claim)
+            stream = await fn(*args, **kwargs)
+            duties.pop_all()
+        return self._alead(request, claim, stream)
 
-    def _tee(
-        self, request: Request, stream: Generator[AnswerT, None, None]
+    # --- a stream that others may follow, and somebody else's ------------------------------------
+
+    def _lead(
+        self, request: Request, lead: Lead, stream: Generator[AnswerT, None, None]
     ) -> Generator[AnswerT, None, None]:
-        tail = Tail()
         try:
-            with closing(stream):
-                for piece in stream:
-                    tail.add(piece)
-                    yield piece
+            yield from fan_out(lead, stream, copied, partial(self._keep_stream, request, lead))
         except BaseException:
-            self.cache.count_not_stored("unfinished")
+            self._count_unfinished(lead)
             raise
-        run(self._keep_stream(request, tail))
 
-    async def _atee(
-        self, request: Request, stream: AsyncGenerator[AnswerT, None]
+    async def _alead(
+        self, request: Request, lead: Lead, stream: AsyncGenerator[AnswerT, None]
     ) -> AsyncGenerator[AnswerT, None]:
-        tail = Tail()
+        finish = partial(self._keep_stream, request, lead)
         try:
-            async with aclosing(stream):
-                async for piece in stream:
-                    tail.add(piece)
+            async with aclosing(afan_out(lead, stream, copied, finish)) as paid:
+                async for piece in paid:
                     yield piece
         except BaseException:
-            self.cache.count_not_stored("unfinished")
+            self._count_unfinished(lead)
             raise
-        await arun(self._keep_stream(request, tail))
+
+    def _count_unfinished(self, lead: Lead) -> None:
+        if not lead.flight.wanted:  # else it is read to its end for others
+            self.cache.count_not_stored("unfinished")
+
+    def _follow(self, request: Request, shared: Follow[AnswerT]) -> Generator[AnswerT, None, None]:
+        for piece in shared:
+            yield relayed(piece, shared.hit)
+        announce(shared.hit, operation=request.operation, model=request.scope.model)
+
+    async def _afollow(
+        self, request: Request, shared: Follow[AnswerT]
+    ) -> AsyncGenerator[AnswerT, None]:
+        async with aclosing(aiter(shared)) as stream:
+            async for piece in stream:
+                yield relayed(piece, shared.hit)
+        announce(shared.hit, operation=request.operation, model=request.scope.model)
 
 
 async def _areplay(answer: AnswerT) -> AsyncGenerator[AnswerT, None]:

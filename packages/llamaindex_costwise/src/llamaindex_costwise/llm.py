@@ -22,6 +22,7 @@ from llama_index.core.tools import BaseTool
 
 from costwise_core.cache import VOLATILE, Cache, Volatile, fingerprint
 from costwise_core.context import current_request
+from costwise_core.dedup import InFlight
 from costwise_core.drive import arun, run
 from costwise_core.errors import ConfigError
 from costwise_core.types import Scope
@@ -73,6 +74,8 @@ class CachedLLM(FunctionCallingLLM):
         cache: Where answers are kept, and the policy for similar questions.
         require: Names of scope fields ("tenant", "corpus") without which nothing is looked up or
             stored; give them with `scoped(tenant=...)`.
+        in_flight: The calls on their way: those that ask the same at once share one paid call, and
+            its stream. Give several LLMs the same one to share between them.
         volatile: What may differ between two system messages that count as the same; applies to
             bare calls, since a template's system message may hold documents.
 
@@ -92,6 +95,7 @@ class CachedLLM(FunctionCallingLLM):
     llm: SerializeAsAny[LLM] = Field(repr=False)
     cache: Cache = Field(exclude=True, repr=False)
     require: tuple[str, ...] = ()
+    in_flight: InFlight = Field(default_factory=InFlight, exclude=True, repr=False)
     volatile: tuple[Volatile, ...] = Field(default=VOLATILE, exclude=True, repr=False)
 
     def __init__(self, *, llm: LLM, cache: Cache, **kwargs: Any) -> None:
@@ -355,7 +359,7 @@ class CachedLLM(FunctionCallingLLM):
 
     @property
     def _through(self) -> Through:
-        return Through(self.cache)
+        return Through(self.cache, self.in_flight)
 
     def _request(
         self, prompt: str | Sequence[ChatMessage], kwargs: dict[str, Any]

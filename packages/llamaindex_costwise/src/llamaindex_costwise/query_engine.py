@@ -1,6 +1,7 @@
 """A query engine that answers from a cache where it may, sources included."""
 
 from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,12 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from costwise_core.cache import Cache, fingerprint
 from costwise_core.context import current_request
+from costwise_core.dedup import InFlight
+from costwise_core.dedup_find import find_or_lead
+from costwise_core.dedup_lead import Lead
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import ConfigError
-from costwise_core.types import Miss, Scope, Vector
+from costwise_core.types import Hit, Scope, Vector
 from llamaindex_costwise._request import UnstableModelError, settings_of
 from llamaindex_costwise._response import (
     areplay,
@@ -34,13 +38,12 @@ from llamaindex_costwise.events import announce
 __all__ = ["CachedQueryEngine"]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Request:
-    """One query that may be answered from the cache; `vector` is filled in by the lookup."""
+    """One query that may be answered from the cache."""
 
     question: str
     scope: Scope
-    vector: Vector | None = None
 
 
 class CachedQueryEngine(BaseQueryEngine):
@@ -60,6 +63,8 @@ class CachedQueryEngine(BaseQueryEngine):
         corpus: Name and version of what the engine searches. Change it when documents change:
             answers are served within one corpus only. `scoped(corpus=...)` wins over it.
         require: Names of scope fields ("tenant") without which nothing is looked up or stored.
+        in_flight: The queries on their way: those that ask the same at once share one. Give several
+            engines the same one to share between them; None is one of its own.
 
     Raises:
         ConfigError: if `corpus` is empty.
@@ -87,6 +92,7 @@ class CachedQueryEngine(BaseQueryEngine):
         cache: Cache,
         corpus: str,
         require: tuple[str, ...] = (),
+        in_flight: InFlight | None = None,
     ) -> None:
         if not corpus:
             raise ConfigError(
@@ -97,6 +103,7 @@ class CachedQueryEngine(BaseQueryEngine):
         self.engine = engine
         self.cache = cache
         self.corpus = corpus
+        self.in_flight = in_flight if in_flight is not None else InFlight()
         self._require = require
 
     def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
@@ -134,41 +141,47 @@ class CachedQueryEngine(BaseQueryEngine):
 
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         request = self._request(query_bundle)
-        served = run(self._find(request))
-        if served is not None:
-            stored, streamed = served
+        if request is None:
+            return self.engine.query(query_bundle)
+        claim = run(self._claim(request))
+        if not isinstance(claim, Lead):
+            stored, streamed = claim
             if not streamed:
                 return stored
             tokens = replay(stored.response or "")
             return StreamingResponse(tokens, stored.source_nodes, stored.metadata)
-        response = self.engine.query(self._with_vector(query_bundle, request))
-        if request is None:
-            return response
-        if isinstance(response, StreamingResponse):
-            return StreamingResponse(
-                self._tee(request, response), response.source_nodes, response.metadata
-            )
-        run(self._keep(request, response))
-        return response
+        with ExitStack() as duties:
+            duties.enter_context(claim)
+            response = self.engine.query(self._with_vector(query_bundle, claim.vector))
+            if not isinstance(response, StreamingResponse):
+                run(self._keep(request, claim, response))
+                return response
+            duties.pop_all()
+        return StreamingResponse(
+            self._tee(request, claim, response), response.source_nodes, response.metadata
+        )
 
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         request = self._request(query_bundle)
-        served = await arun(self._find(request))
-        if served is not None:
-            stored, streamed = served
+        if request is None:
+            return await self.engine.aquery(query_bundle)
+        claim = await arun(self._claim(request))
+        if not isinstance(claim, Lead):
+            stored, streamed = claim
             if not streamed:
                 return stored
             tokens = areplay(stored.response or "")
             return AsyncStreamingResponse(tokens, stored.source_nodes, stored.metadata)
-        response = await self.engine.aquery(self._with_vector(query_bundle, request))
-        if request is None:
-            return response
-        if isinstance(response, AsyncStreamingResponse):
-            return AsyncStreamingResponse(
-                self._atee(request, response), response.source_nodes, response.metadata
-            )
-        await arun(self._keep(request, response))
-        return response
+        with ExitStack() as duties:
+            duties.enter_context(claim)
+            response = await self.engine.aquery(self._with_vector(query_bundle, claim.vector))
+            if not isinstance(response, AsyncStreamingResponse):
+                await arun(self._keep(request, claim, response))
+                return response
+            duties.pop_all()
+        return AsyncStreamingResponse(
+            self._atee(request, claim, response), response.source_nodes, response.metadata
+        )
 
     # --- the cache around one query -------------------------------------------------------------
 
@@ -216,24 +229,22 @@ class CachedQueryEngine(BaseQueryEngine):
             kind="llama_index.response",
         )
 
-    def _find(self, request: _Request | None) -> Flow[tuple[Response, bool] | None]:
-        if request is None:
-            return None
-        found = yield from call(self.cache.lookup, request.question, request.scope)
-        if isinstance(found, Miss):
-            request.vector = found.vector
-            return None
+    def _claim(self, request: _Request) -> Flow[tuple[Response, bool] | Lead]:
+        """Return a response to serve and whether it was a stream, or the right to pay for one."""
+        found = yield from find_or_lead(self.cache, self.in_flight, request.question, request.scope)
+        if not isinstance(found, Hit):
+            return found
         try:
             served = unpack_response(found)
             announce(found, operation="query", model=request.scope.model)
         except Exception as error:  # noqa: BLE001
             self.cache.count_error(error)
             self.cache.count_miss("damaged", "a stored response could not be read")
-            return None
+            return self.in_flight.alone(request.question)
         return served
 
     def _keep(
-        self, request: _Request, response: RESPONSE_TYPE, *, streamed: bool = False
+        self, request: _Request, lead: Lead, response: RESPONSE_TYPE, *, streamed: bool = False
     ) -> Flow[None]:
         if not isinstance(response, Response):
             self.cache.count_not_stored("structured")
@@ -258,15 +269,16 @@ class CachedQueryEngine(BaseQueryEngine):
             request.scope,
             packed,
             usage=usage,
-            vector=request.vector,
+            vector=lead.vector,
         )
+        lead.share(packed, usage)
 
-    def _with_vector(self, query: QueryBundle, request: _Request | None) -> QueryBundle:
+    def _with_vector(self, query: QueryBundle, vector: Vector | None) -> QueryBundle:
         """Return the query with the miss's vector, if retrieval would compute the very same."""
         retriever = _part(self.engine, "_retriever")
         model = _part(retriever, "_embed_model")
         embedder = self.cache.embedder
-        if request is None or request.vector is None or model is None or embedder is None:
+        if vector is None or model is None or embedder is None:
             return query
         if query.embedding is not None or query.custom_embedding_strs is not None:
             return query
@@ -275,33 +287,37 @@ class CachedQueryEngine(BaseQueryEngine):
             or LlamaIndexEmbedder(model).name != embedder.name
         ):
             return query
-        return QueryBundle(query_str=query.query_str, embedding=request.vector.tolist())
+        return QueryBundle(query_str=query.query_str, embedding=vector.tolist())
 
-    def _tee(self, request: _Request, response: StreamingResponse) -> Generator[str, None, None]:
+    def _tee(
+        self, request: _Request, lead: Lead, response: StreamingResponse
+    ) -> Generator[str, None, None]:
         tokens: list[str] = []
-        try:
-            for token in response.response_gen:
-                tokens.append(token)
-                yield token
-        except BaseException:
-            self.cache.count_not_stored("unfinished")
-            raise
-        whole = Response("".join(tokens), response.source_nodes, response.metadata)
-        run(self._keep(request, whole, streamed=True))
+        with lead:
+            try:
+                for token in response.response_gen:
+                    tokens.append(token)
+                    yield token
+            except BaseException:
+                self.cache.count_not_stored("unfinished")
+                raise
+            whole = Response("".join(tokens), response.source_nodes, response.metadata)
+            run(self._keep(request, lead, whole, streamed=True))
 
     async def _atee(
-        self, request: _Request, response: AsyncStreamingResponse
+        self, request: _Request, lead: Lead, response: AsyncStreamingResponse
     ) -> AsyncGenerator[str, None]:
         tokens: list[str] = []
-        try:
-            async for token in response.async_response_gen():
-                tokens.append(token)
-                yield token
-        except BaseException:
-            self.cache.count_not_stored("unfinished")
-            raise
-        whole = Response("".join(tokens), response.source_nodes, response.metadata)
-        await arun(self._keep(request, whole, streamed=True))
+        with lead:
+            try:
+                async for token in response.async_response_gen():
+                    tokens.append(token)
+                    yield token
+            except BaseException:
+                self.cache.count_not_stored("unfinished")
+                raise
+            whole = Response("".join(tokens), response.source_nodes, response.metadata)
+            await arun(self._keep(request, lead, whole, streamed=True))
 
 
 def _part(owner: object, name: str) -> Any:

@@ -38,7 +38,11 @@ class Request:
     def name(self) -> str:
         """A digest of all that decides what is looked up."""
         said = (part for turn in self.turns for part in (turn.role, turn.text))
-        return fingerprint(self.scope.key, self.question, str(self.near), *said, volatile=())
+        # Only the answer shows these, and it must be stored as what its question was looked up as.
+        facts = replace(self.facts, finish_reason="", tool_calls=False)
+        return fingerprint(
+            self.scope.key, self.question, str(self.near), repr(facts), *said, volatile=()
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

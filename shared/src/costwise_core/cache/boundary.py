@@ -115,12 +115,15 @@ def draw(
     count = np.cumsum(weight * wrong[order])
     unit = np.cumsum(weight**2) / served
     upper = unit * poisson_upper(count / unit, z) + judge_error * served
-    fine = (upper <= allowed) & (upper <= allowed_per_hit * served) & (predicted[order] <= cap)
+    risk = predicted[order]
+    # Of equal predictions all are served or none, so a line lies only behind the last of them.
+    ends = np.append(risk[1:] > risk[:-1], True)  # noqa: FBT003
+    fine = ends & (upper <= allowed) & (upper <= allowed_per_hit * served) & (risk <= cap)
     if not fine.any():
         return Line(max_wrong=-1.0)
     last = int(np.nonzero(fine)[0][-1])
     return Line(
-        max_wrong=float(predicted[order][last]),
+        max_wrong=float(risk[last]),
         served=float(served[last]),
         wrong=float(count[last]),
         wrong_upper=float(upper[last]),

@@ -307,7 +307,7 @@ class Cache:
     def _near(
         self, asked: Asked, name: tuple[str, str], vector: Vector, embedder: str
     ) -> Flow[Hit | Miss]:
-        yield from self._learning.exchange()
+        yield from self._learning.exchange(embedder)
         found = yield from call(self.backend.search, vector, self._neighbours, name[0], embedder)
         agreeing = in_context(asked.text, found)
         if isinstance(agreeing, str):
@@ -370,7 +370,8 @@ class Cache:
         self, asked: Asked, entry: Entry, vector: Vector | None, ttl: float | None
     ) -> Flow[None]:
         now = self._clock()
-        lives = [seconds for seconds in (ttl or self.ttl, asked.ttl) if seconds is not None]
+        longest = self.ttl if ttl is None else ttl
+        lives = [seconds for seconds in (longest, asked.ttl) if seconds is not None]
         key, scope = question_key(asked.text), asked.scope.key
         entry = replace(
             entry,

@@ -30,6 +30,8 @@ _HORIZON: Final = 2_000
 # A candidate more likely wrong than right is not served, whatever budget there is.
 _CAP: Final = 0.5
 _ROW_LABELS: Final = 25
+# One row speaks of no more requests; it must not buy a budget for thousands.
+_ROW_REQUESTS: Final = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,7 +224,7 @@ class RiskControl:
             for row in rows:
                 try:
                     self._take(row)
-                except (ValueError, TypeError, KeyError):
+                except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                     damaged += 1
             self._redraw()
         return damaged
@@ -230,7 +232,7 @@ class RiskControl:
     def _take(self, row: str) -> None:
         data = json.loads(row)
         requests, hits = int(data["n"]), int(data["h"])
-        if not (0 <= hits <= requests <= 1_000_000):
+        if not (0 <= hits <= requests <= _ROW_REQUESTS):
             raise ValueError("counts out of range")
         labels = []
         for *features, same, weight in data["o"]:

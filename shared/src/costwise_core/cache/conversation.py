@@ -178,6 +178,8 @@ def in_context(text: str, neighbours: Sequence[Neighbour]) -> list[Neighbour] | 
         if differs:
             why = why or differs
         else:
-            bare = replace(entry, question=question_of(entry.question))
-            agreeing.append(replace(neighbour, entry=bare))
+            bare = question_of(entry.question)
+            if bare != entry.question:
+                neighbour = replace(neighbour, entry=replace(entry, question=bare))  # noqa: PLW2901
+            agreeing.append(neighbour)
     return agreeing if agreeing or not why else why

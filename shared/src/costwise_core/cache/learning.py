@@ -51,6 +51,7 @@ class Learning:
         self._pending: OrderedDict[tuple[str, str], Pending] = OrderedDict()
         self._position = ""
         self._lock = threading.Lock()
+        self._exchanging = threading.Lock()
 
     def remember(self, name: tuple[str, str], pending: Pending) -> None:
         """Keep a miss until its answer comes."""
@@ -88,23 +89,33 @@ class Learning:
             self._counts.add("error", type(error).__name__)
         return entry.key, True
 
-    def exchange(self) -> Flow[None]:
-        """Share what the policy learned with the processes that use the same store."""
+    def exchange(self, embedder: str) -> Flow[None]:
+        """Share what the policy learned with the processes that use the same store.
+
+        Args:
+            embedder: Name of what measures cosines: evidence from another one says nothing.
+        """
         policy, backend = self._policy, self._backend
         if not isinstance(policy, RiskControl) or not policy.due:
             return
-        rows = policy.outbox()
-        found: Sequence[str] = rows
-        if isinstance(backend, Journal):
-            try:
-                if rows:
-                    yield from call(backend.append, policy.journal, rows)
-                found, self._position = yield from call(
-                    backend.read, policy.journal, self._position
-                )
-            except Exception as error:  # noqa: BLE001 - then this process learns by itself
-                self._counts.add("error", type(error).__name__)
-        damaged = policy.absorb(found)
+        # Two that read from one position would learn the same twice.
+        if not self._exchanging.acquire(blocking=False):
+            return
+        try:
+            rows = policy.outbox()
+            found: Sequence[str] = rows
+            if isinstance(backend, Journal):
+                name = f"{policy.journal}/{embedder}"
+                try:
+                    if rows:
+                        yield from call(backend.append, name, rows)
+                    found = ()  # own rows come back with the others'
+                    found, self._position = yield from call(backend.read, name, self._position)
+                except Exception as error:  # noqa: BLE001 - then this process learns by itself
+                    self._counts.add("error", type(error).__name__)
+            damaged = policy.absorb(found)
+        finally:
+            self._exchanging.release()
         if damaged:
             self._counts.add("error", "damaged_evidence", damaged)
 

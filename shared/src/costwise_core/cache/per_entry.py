@@ -21,6 +21,8 @@ __all__ = ["PerEntry"]
 
 _MIN_OBSERVATIONS: Final = 6  # the two anchors and four labels
 _MAX_ENTRIES: Final = 100_000
+_STEPS: Final = 25
+_MAX_STEP: Final = 5.0
 _GRID: Final = tuple((i + 0.5) / 50 for i in range(50))
 _QUANTILES: Final = tuple(NormalDist().inv_cdf(1 - epsilon) for epsilon in _GRID)
 
@@ -94,34 +96,46 @@ class PerEntry:
 
 
 def _curve(seen: Sequence[tuple[float, int]]) -> tuple[float, float, float]:
-    """Fit threshold and steepness of a logistic curve, and the variance of the threshold."""
-    highest_wrong = max(s for s, right in seen if not right)
-    lowest_right = min(s for s, right in seen if right)
-    if highest_wrong < lowest_right:
-        # Separable: the threshold may be anywhere in the gap, the curve is a step.
-        gap = lowest_right - highest_wrong
-        return (highest_wrong + lowest_right) / 2, 1e4, gap * gap / 12
+    """Fit threshold and steepness of a logistic curve, and the variance of the threshold.
+
+    An entry's few labels can mostly be separated without error, and then the likelihood that the
+    paper maximises has no maximum: ever steeper curves are ever likelier, and certain of what they
+    cannot know. Firth's penalty (Biometrika 80, 1993) gives separated labels a finite curve with a
+    finite variance and fades as labels come in.
+    """
     b0, b1 = 0.0, 1.0
-    h00 = h01 = h11 = 0.0
-    for _ in range(25):
-        g0 = g1 = h00 = h01 = h11 = 0.0
+    for _ in range(_STEPS):
+        v00, v01, v11 = _covariance(seen, b0, b1)
+        g0 = g1 = 0.0
         for s, right in seen:
             p = _logistic(b0 + b1 * s)
-            w = p * (1 - p) + 1e-9
-            g0, g1 = g0 + right - p, g1 + (right - p) * s
-            h00, h01, h11 = h00 + w, h01 + w * s, h11 + w * s * s
-        det = max(h00 * h11 - h01 * h01, 1e-12)
-        d0, d1 = (h11 * g0 - h01 * g1) / det, (h00 * g1 - h01 * g0) / det
-        scale = min(1.0, 10.0 / max(abs(d0), abs(d1), 1e-9))
+            leverage = p * (1 - p) * (v00 + 2 * v01 * s + v11 * s * s)
+            pull = right - p + leverage * (0.5 - p)
+            g0, g1 = g0 + pull, g1 + pull * s
+        d0, d1 = v00 * g0 + v01 * g1, v01 * g0 + v11 * g1
+        largest = max(abs(d0), abs(d1))
+        scale = min(1.0, _MAX_STEP / max(largest, 1e-9))
         b0, b1 = b0 + scale * d0, b1 + scale * d1
-        if max(abs(d0), abs(d1)) < 1e-6:
+        if largest < 1e-4:
             break
+    v00, v01, v11 = _covariance(seen, b0, b1)
     steepness = max(b1, 1e-6)
-    threshold = min(max(-b0 / steepness, 0.0), 1.0)
-    det = max(h00 * h11 - h01 * h01, 1e-12)
     grad0, grad1 = -1 / steepness, b0 / steepness**2
-    variance = (grad0 * grad0 * h11 - 2 * grad0 * grad1 * h01 + grad1 * grad1 * h00) / det
-    return threshold, steepness, max(variance, 0.0)
+    variance = grad0 * grad0 * v00 + 2 * grad0 * grad1 * v01 + grad1 * grad1 * v11
+    return min(max(-b0 / steepness, 0.0), 1.0), steepness, max(variance, 0.0)
+
+
+def _covariance(
+    seen: Sequence[tuple[float, int]], b0: float, b1: float
+) -> tuple[float, float, float]:
+    """Invert the information matrix: variance of b0, covariance, variance of b1."""
+    h00 = h01 = h11 = 0.0
+    for s, _ in seen:
+        p = _logistic(b0 + b1 * s)
+        w = p * (1 - p) + 1e-9
+        h00, h01, h11 = h00 + w, h01 + w * s, h11 + w * s * s
+    det = max(h00 * h11 - h01 * h01, 1e-12)
+    return h11 / det, -h01 / det, h00 / det
 
 
 def _logistic(x: float) -> float:
