@@ -163,9 +163,9 @@ def costwise(store: MemoryStore | SQLiteStore, load: Load) -> Subject:
 
 def gptcache(load: Load) -> Subject:
     """Return GPTCache with SQLite and faiss; its vectors come from the same table."""
-    from gptcache import Cache as GPTCache  # noqa: PLC0415 - only if it is installed
-    from gptcache.adapter import api  # noqa: PLC0415
-    from gptcache.manager import CacheBase, VectorBase, get_data_manager  # noqa: PLC0415
+    from gptcache import Cache as GPTCache
+    from gptcache.adapter import api
+    from gptcache.manager import CacheBase, VectorBase, get_data_manager
 
     vectors, numbers = load.vectors(), range(len(load.entries))
     manager = get_data_manager(

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from costwise_core.cache.cacheable import (
     REASONS,
+    Cacheability,
     CachePolicy,
     CallFacts,
     ExtraRule,
-    Cacheability,
     before_lookup,
     before_store,
     day,

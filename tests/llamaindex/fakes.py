@@ -202,7 +202,7 @@ class FakeLLM(FunctionCallingLLM):
 
         return gen()
 
-    def _prepare_chat_with_tools(  # noqa: PLR0917
+    def _prepare_chat_with_tools(
         self,
         tools: Sequence[Any],
         user_msg: str | ChatMessage | None = None,

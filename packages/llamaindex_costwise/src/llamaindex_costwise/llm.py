@@ -246,7 +246,7 @@ class CachedLLM(FunctionCallingLLM):
             raise ValueError("Expected at least one tool call, but the model cannot call tools.")
         return []
 
-    def _prepare_chat_with_tools(  # noqa: PLR0917
+    def _prepare_chat_with_tools(
         self,
         tools: Sequence[BaseTool],
         user_msg: str | ChatMessage | None = None,

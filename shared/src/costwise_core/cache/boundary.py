@@ -117,7 +117,7 @@ def draw(
     upper = unit * poisson_upper(count / unit, z) + judge_error * served
     risk = predicted[order]
     # Of equal predictions all are served or none, so a line lies only behind the last of them.
-    ends = np.append(risk[1:] > risk[:-1], True)  # noqa: FBT003
+    ends = np.append(risk[1:] > risk[:-1], True)
     fine = ends & (upper <= allowed) & (upper <= allowed_per_hit * served) & (risk <= cap)
     if not fine.any():
         return Line(max_wrong=-1.0)
