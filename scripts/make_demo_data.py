@@ -19,7 +19,7 @@ ARTICLES = ("Amazon_rainforest", "Rhine", "Super_Bowl_50")
 REWORDED, SINGLE, REPEATED, SEED = 16, 10, 14, 7
 OUT = Path(__file__).resolve().parent.parent / "demo" / "data"
 FUNCTION_WORDS = frozenset(
-    "a an the of in is was were are to for on by what which how did does do who when where it".split()
+    "a an the of in is was were are to for on by what which how did does do who when where".split()
 )
 
 

@@ -75,7 +75,7 @@ def test_what_may_change_the_answer_counts(one, other):
 
 
 def test_the_last_labelled_line_is_the_question():
-    prompt = "Question: old one?\nAnswer: x\n\nContext: long\n**Question:** How big is Paris? \nAnswer:"
+    prompt = "Question: old one?\nAnswer: x\n\nContext: long\n**Question:** How big is Paris? \n"
     found = split_question(prompt)
     assert found.text == "How big is Paris?"
     assert "How big" not in found.around
