@@ -65,8 +65,8 @@ def as_text(runs: Sequence[Run], *, price: str) -> str:
             for one in costwise.asked
             if one.hit
         ]
-        missed = sum(one.request.kind == "reworded" and not one.hit for one in costwise.asked)
-        lines += [f"  ({missed} reworded questions were asked again, to be safe)", ""]
+        missed = sum(one.request.kind != "new" and not one.hit for one in costwise.asked)
+        lines += [f"  ({missed} repeated or reworded questions were paid for, to be safe)", ""]
     return "\n".join(lines)
 
 
@@ -108,7 +108,8 @@ def as_html(runs: Sequence[Run], *, price: str) -> str:
         f"<title>costwise demo</title><style>{STYLE}</style></head><body>"
         "<h1>A RAG app, plain and with costwise</h1>"
         f"<p>{len(runs[0].asked)} real questions about three encyclopedia articles, some asked "
-        "again or by another person in other words. Tokens are real; dollars are those tokens "
+        'again or by another person in other words (those of the kind "written" were written for '
+        "the demo). Tokens are real; dollars are those tokens "
         f"at the price of <b>{escape(price)}</b>.</p>"
         f'<table class="runs"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         f"{sections}</body></html>"

@@ -2,9 +2,10 @@
 
     python scripts/make_demo_data.py ../shared/data/rag/squad-v1.1-dev.jsonl.gz
 
-Nothing is written for the demo: the rewordings are questions that several annotators asked about
-the same fact in their own words (SQuAD keeps them all), and the repeats are the same questions
-again. The order, and who is asked what, come from one fixed seed.
+The rewordings are questions that several annotators asked about the same fact in their own words
+(SQuAD keeps them all), and the repeats are the same questions again. A few more rewordings, as
+people ask the same thing twice, were written for the demo and are marked "written". The order, and
+who is asked what, come from one fixed seed.
 """
 
 import gzip
@@ -17,6 +18,20 @@ from pathlib import Path
 
 ARTICLES = ("Amazon_rainforest", "Rhine", "Super_Bowl_50")
 REWORDED, SINGLE, REPEATED, SEED = 16, 10, 14, 7
+WRITTEN = {
+    "What has shortened the Rhine river?": "What shortened the river Rhine?",
+    "What is the Dutch word for the Amazon rainforest?": (
+        "What's the Dutch word for the Amazon rain forest?"
+    ),
+    "What is the name of the Delta in the Netherlands?": "Name of the delta in the Netherlands?",
+    "Who established the Confederation of the Rhine?": "Who founded the Confederation of the Rhine?",
+    "Who was the Most Valuable Player of Super Bowl II?": (
+        "Super Bowl II: who was the most valuable player?"
+    ),
+    "Who was the first European to travel the Amazon River?": (
+        "Which European was the first to travel the Amazon river?"
+    ),
+}
 OUT = Path(__file__).resolve().parent.parent / "demo" / "data"
 FUNCTION_WORDS = frozenset(
     "a an the of in is was were are to for on by what which how did does do who when where".split()
@@ -57,6 +72,9 @@ def main(source: Path) -> None:
     asked += [(q, "new") for q in rng.sample(singles, SINGLE)]
     later = [(b, "reworded") for _, b in first]
     later += [(q, "repeat") for q, _ in rng.sample(asked, REPEATED)]
+    originals = {q["question"].strip(): q for q, _ in asked}
+    written = {WRITTEN[text]: q for text, q in originals.items() if text in WRITTEN}
+    later += [({**q, "question": text, "of": q}, "written") for text, q in written.items()]
     rng.shuffle(asked)
     rng.shuffle(later)
     # Later questions are spread over the second two thirds of the stream, as in real traffic.
@@ -70,6 +88,7 @@ def main(source: Path) -> None:
             for q, kind in pending
             if (kind == "repeat" and id(q) in seen)
             or (kind == "reworded" and any(id(a) in seen for a, b in first if b is q))
+            or (kind == "written" and id(q["of"]) in seen)
         ]
         if ready and (not rest or rng.random() < 0.6):
             choice = rng.choice(ready)

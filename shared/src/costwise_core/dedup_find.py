@@ -1,10 +1,14 @@
 """The cache first, then the requests in flight, then the right to pay."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal, overload
 
+from costwise_core.cache.agreement import Turn
 from costwise_core.cache.cache import Cache
-from costwise_core.cache.key import question_key
+from costwise_core.cache.cacheable import CallFacts
+from costwise_core.cache.control import RiskControl
+from costwise_core.cache.key import fingerprint, question_key
 from costwise_core.cache.policy import Verdict
 from costwise_core.dedup import InFlight
 from costwise_core.dedup_lead import Lead
@@ -15,6 +19,7 @@ from costwise_core.types import Hit, Neighbour, Scope
 __all__ = ["find_or_lead"]
 
 _LOOKED: Final = frozenset({"no_entry", "store_error", "embedder_error"})
+_PLAIN: Final = CallFacts()
 
 
 @overload
@@ -24,6 +29,8 @@ def find_or_lead(
     question: str,
     scope: Scope,
     *,
+    turns: Sequence[Turn] = ...,
+    facts: CallFacts = ...,
     near: bool = ...,
     live: Literal[False] = ...,
 ) -> Flow[Hit | Lead]: ...
@@ -34,6 +41,8 @@ def find_or_lead(
     question: str,
     scope: Scope,
     *,
+    turns: Sequence[Turn] = ...,
+    facts: CallFacts = ...,
     near: bool = ...,
     live: bool,
 ) -> Flow[Hit | Lead | Follow[Any]]: ...
@@ -43,6 +52,8 @@ def find_or_lead(
     question: str,
     scope: Scope,
     *,
+    turns: Sequence[Turn] = (),
+    facts: CallFacts = _PLAIN,
     near: bool = True,
     live: bool = False,
 ) -> Flow[Hit | Lead | Follow[Any]]:
@@ -53,6 +64,9 @@ def find_or_lead(
         in_flight: The requests on their way; None to share none.
         question: The question alone, not the prompt around it.
         scope: Everything else the answer depends on.
+        turns: The conversation before the question; then not part of `scope`. Requests in flight
+            share only within the same conversation.
+        facts: What is known about the model call.
         near: Whether a similar question's answer may serve.
         live: Whether to follow the stream of another request.
 
@@ -75,7 +89,7 @@ def find_or_lead(
         'A method.'
     """
     since = 0.0 if in_flight is None else in_flight.clock()
-    found = yield from call(cache.lookup, question, scope, near=near)
+    found = yield from call(cache.lookup, question, scope, turns=turns, facts=facts, near=near)
     if isinstance(found, Hit):
         return found
     # A miss with a vector got as far as the near tier. Before that, only these found nothing; any
@@ -89,19 +103,25 @@ def find_or_lead(
         stored = yield from call(cache.backend.get, question_key(question), scope.key)
         if stored is None:
             return None
-        again = yield from call(cache.lookup, question, scope, near=False)
+        again = yield from call(cache.lookup, question, scope, facts=facts, near=False)
         return again if isinstance(again, Hit) else None
 
     def decide(text: str, neighbours: Sequence[Neighbour]) -> Verdict:
-        return cache.policy.decide(text, neighbours)
+        policy = cache.policy
+        look_at = policy.peek if isinstance(policy, RiskControl) else policy.decide
+        return look_at(text, neighbours)
 
+    said = [part for turn in turns for part in (turn.role, turn.text)]
     return (
         yield from in_flight.claim(
             question,
-            scope,
+            replace(scope, context=fingerprint(scope.context, *said, volatile=()))
+            if said
+            else scope,
             vector=found.vector,
             match=decide if near and found.reason != "check" else None,
-            look=look,
+            # Of a conversation, other processes store what only a lookup can name.
+            look=None if said else look,
             since=since,
             live=live,
         )

@@ -83,8 +83,8 @@ class RiskControl:
         check_share: Share of servable answers that are checked once enough is known; more are at
             first. Each check costs one model call.
         window: How many requests are looked back on, so that drift is followed.
-        judge_error: Share of answers judged the same that are not, if you measured it; it is added
-            to what is observed.
+        judge_error: Share of different answers that the judge calls the same (`judge_error`
+            measures it). For every wrong answer it sees, so many more are assumed.
         guards: What vetoes a candidate before anything is weighed.
         seed: For repeatable runs.
 
@@ -147,9 +147,20 @@ class RiskControl:
 
     def decide(self, question: str, neighbours: Sequence[Neighbour]) -> Verdict:
         """Serve, check or refuse the candidate among the neighbours."""
+        return self._decide(question, neighbours, count=1)
+
+    def peek(self, question: str, neighbours: Sequence[Neighbour]) -> Verdict:
+        """Do what `decide` does and count nothing.
+
+        For the questions in flight: the request was counted when the store was asked, and counting
+        it twice would double what may be wrong.
+        """
+        return self._decide(question, neighbours, count=0)
+
+    def _decide(self, question: str, neighbours: Sequence[Neighbour], *, count: int) -> Verdict:
         found = examine(question, neighbours, self.guards) if neighbours else None
         with self._lock:
-            self._new_requests += 1
+            self._new_requests += count
             if found is None:
                 return Verdict(action="refuse", why="nothing similar is stored in this scope")
             if isinstance(found, Veto):
@@ -181,7 +192,7 @@ class RiskControl:
                     reason="check",
                     weight=1 / share,
                 )
-            self._new_hits += 1
+            self._new_hits += count
             return verdict
 
     def learn(self, verdict: Verdict, *, same: bool) -> None:
@@ -286,6 +297,7 @@ class RiskControl:
         unit = self._leaked_square / self._leaked
         count = self._leaked / unit
         leaked = unit * (count + self._z**2 / 2 + self._z * math.sqrt(count + self._z**2 / 4))
+        leaked /= 1 - self.judge_error
         base = self._requests if self.per == "request" else self._hits
         left = self.max_wrong * (base + _HORIZON) - leaked
         return min(self.max_wrong, left / _HORIZON)
