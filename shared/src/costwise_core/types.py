@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:  # numpy takes longer to import than all of costwise
@@ -111,10 +112,11 @@ class Scope:
     context: str = ""
     kind: str = ""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """32 hexadecimal digits that differ whenever any field differs."""
-        canonical = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True)
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        canonical = json.dumps(values, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 

@@ -78,7 +78,7 @@ class Cache:
         admission: CachePolicy | None = None,
         rewriter: Rewriter | None = None,
         ttl: float | None = None,
-        neighbours: int = 16,
+        neighbours: int = 8,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -269,6 +269,9 @@ class Cache:
 
     def _ask(self, request: Request) -> Flow[Asked | Miss]:
         now = self._clock()
+        if self.rewriter is None or not request.turns:
+            return (yield from ask(request, policy=self.admission, rewriter=None, now=now))
+        # A rewriter is not asked twice, and what it said must hold when the answer comes.
         name = f"{request.name} {now // DAY}"
         known = self._asked.get(name)
         if known is not None:

@@ -228,7 +228,10 @@ def entry_of(row: Sequence[Any]) -> Entry:
     """
     _, scope, key, created, expires, usage, tags, *texts, documents, worth, uses = row
     tenant, model, corpus, embedder, question, answer, text, group = map(as_text, texts)
-    spent, labels, sources = json.loads(usage), json.loads(tags), json.loads(documents)
+    # A search reads several rows, most of them with nothing in these three.
+    spent = {} if usage == b"{}" else json.loads(usage)
+    labels = [] if tags == b"[]" else json.loads(tags)
+    sources = [] if documents == b"[]" else json.loads(documents)
     if not (
         isinstance(created, float)
         and isinstance(expires, float | None)

@@ -59,7 +59,7 @@ class TieredStore:
         ConfigError: if there are fewer than two stores, or `fresh_for` is below 0 or infinite.
 
     Example:
-        >>> from costwise_core import Entry, MemoryStore
+        >>> from costwise_core import Entry, MemoryStore, Selection
         >>> shared = MemoryStore()  # stands for a SQLiteStore, RedisStore, PostgresStore ...
         >>> mine, yours = TieredStore(MemoryStore(), shared), TieredStore(MemoryStore(), shared)
         >>> mine.put([Entry(key="k", scope="s", question="What is RAG?", answer="A method.")])
