@@ -107,9 +107,9 @@ def as_html(runs: Sequence[Run], *, price: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>costwise demo</title><style>{STYLE}</style></head><body>"
         "<h1>A RAG app, plain and with costwise</h1>"
-        f"<p>{len(runs[0].asked)} real questions about three encyclopedia articles, some asked "
-        'again or by another person in other words (those of the kind "written" were written for '
-        "the demo). Tokens are real; dollars are those tokens "
+        f"<p>{len(runs[0].asked)} questions that people asked about three encyclopedia articles, "
+        'some asked again or by another person in other words (those of the kind "written" were '
+        "written for the demo). Tokens are real; dollars are those tokens "
         f"at the price of <b>{escape(price)}</b>.</p>"
         f'<table class="runs"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         f"{sections}</body></html>"
