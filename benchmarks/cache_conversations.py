@@ -22,61 +22,25 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import DATA, Clock, arguments, finish, versions
-from costwise_core.cache import Cache
-from costwise_core.cache.agreement import Turn
-from costwise_core.cache.cacheable import before_lookup
-from costwise_core.cache.conversation import Bypass, in_context, question_of, self_contained
-from costwise_core.cache.guards import veto
-from costwise_core.cache.policy import FixedThreshold, Verdict
+from costwise_core import (
+    Cache,
+    CachePolicy,
+    FixedThreshold,
+    GuardedThreshold,
+    Hit,
+    MemoryStore,
+    OnnxEmbedder,
+    Scope,
+    Turn,
+)
+from costwise_core.cache.cacheable import REASONS
 from costwise_core.cache.rewrite import Rewriter
-from costwise_core.drive import run
-from costwise_core.embed.onnx import OnnxEmbedder
-from costwise_core.protocols import Embedder, NearPolicy, Role
-from costwise_core.stores.memory import MemoryStore
-from costwise_core.types import Hit, Matrix, Neighbour, Scope
+from costwise_core.protocols import Embedder
 
 Conversation = list[dict[str, str]]
-Asked = tuple[str, str, bool]
-"""What to look up, `Scope.context`, and whether a similar question will do."""
 
+SCOPE = Scope(tenant="benchmark")
 LAST_MESSAGE_COSINE = 0.90
-
-
-@dataclass(frozen=True)
-class Agreeing:
-    """Serve the nearest question of an agreeing conversation that no guard objects to."""
-
-    min_cosine: float
-
-    def decide(self, question: str, neighbours: Sequence[Neighbour]) -> Verdict:
-        """Serve or refuse."""
-        found = in_context(question, neighbours)
-        if isinstance(found, str):
-            return Verdict(action="refuse", why=found)
-        for neighbour in found:
-            objection = veto(question_of(question), neighbour.entry.question)
-            if neighbour.cosine >= self.min_cosine and objection is None:
-                return Verdict(action="serve", why="the same question", candidate=neighbour)
-        return Verdict(action="refuse", why="nothing similar passes the guards")
-
-    def learn(self, verdict: Verdict, *, same: bool) -> None:
-        """Learn nothing."""
-
-
-@dataclass(frozen=True)
-class Bare:
-    """Embeds questions without the digest of their conversation."""
-
-    inner: Embedder
-
-    @property
-    def name(self) -> str:
-        """The embedder's."""
-        return self.inner.name
-
-    def embed(self, texts: Sequence[str], role: Role = "query") -> Matrix:
-        """Embed the questions in `texts`."""
-        return self.inner.embed([question_of(text) for text in texts], role)
 
 
 @dataclass(frozen=True)
@@ -111,47 +75,38 @@ def local_rewriter() -> Iterator[Rewriter]:
         yield OpenAIRewriter(base_url=endpoint.base_url, model=endpoint.model)
 
 
-def with_history(
-    rewriter: Rewriter | None, how: Counter[str]
-) -> Callable[[Conversation], Asked | None]:
-    """Return what costwise looks a conversation's last message up as."""
-
-    def ask(conversation: Conversation) -> Asked | None:
-        *history, last = conversation
-        question = last["content"]
-        if not before_lookup(question).allowed:
-            how["kept out"] += 1
-            return None
-        turns = [Turn(role=turn["role"], text=turn["content"]) for turn in history]
-        found = run(self_contained(turns, question, rewriter))
-        if isinstance(found, Bypass):
-            how["exact only"] += 1
-            return question, found.context, False
-        how[found.how] += 1
-        return found.text, found.context, True
-
-    return ask
+def costwise(embedder: Embedder, rewriter: Rewriter | None) -> Cache:
+    """Return a cache as an app would make it; a promise cannot be learned from one pair."""
+    return Cache(MemoryStore(), embedder=embedder, policy=GuardedThreshold(), rewriter=rewriter)
 
 
-def last_message(conversation: Conversation) -> Asked:
-    return conversation[-1]["content"], "", True
+def last_message(embedder: Embedder) -> Cache:
+    """Return a cache that looks at nothing but the similarity of the last message."""
+    return Cache(
+        MemoryStore(),
+        embedder=embedder,
+        policy=FixedThreshold(min_cosine=LAST_MESSAGE_COSINE),
+        admission=CachePolicy(allow=frozenset(REASONS)),
+    )
 
 
 def served(
-    pair: dict[str, Any],
-    embedder: Embedder,
-    policy: NearPolicy,
-    ask: Callable[[Conversation], Asked | None],
+    pair: dict[str, Any], cache: Cache, *, history: bool, why: Counter[str] | None = None
 ) -> bool:
     """Store conversation a, look b up, and say whether a's answer was served."""
-    cache = Cache(MemoryStore(), embedder=embedder, policy=policy)
-    stored, asked = ask(pair["a"]), ask(pair["b"])
-    if stored is None or asked is None:
-        return False
-    text, context, near = stored
-    cache.store(text, Scope(tenant="t", context=context), "the answer", near=near)
-    text, context, near = asked
-    return isinstance(cache.lookup(text, Scope(tenant="t", context=context), near=near), Hit)
+
+    def parts(conversation: Conversation) -> tuple[str, list[Turn]]:
+        *before, last = conversation
+        turns = [Turn(role=turn["role"], text=turn["content"]) for turn in before]
+        return last["content"], turns if history else []
+
+    question, turns = parts(pair["a"])
+    cache.store(question, SCOPE, "the answer", turns=turns)
+    question, turns = parts(pair["b"])
+    found = cache.lookup(question, SCOPE, turns=turns)
+    if why is not None:
+        why[found.tier if isinstance(found, Hit) else found.reason] += 1
+    return isinstance(found, Hit)
 
 
 def rates(pairs: Sequence[dict[str, Any]], hits: Sequence[bool]) -> dict[str, Any]:
@@ -188,7 +143,6 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", help="JSONL files of conversation pairs")
     parser.add_argument("--rewriter", choices=("none", "local"), default="none")
-    parser.add_argument("--min-cosine", type=float, default=0.75)
     args = parser.parse_args()
     paths = args.data or sorted((DATA / "cache").glob("fow_conv-*.jsonl"))
     if not paths:
@@ -197,30 +151,26 @@ def main() -> None:
     clock = Clock()
     pairs = load(paths)
     embedder = OnnxEmbedder()
-    how: Counter[str] = Counter()
+    why: Counter[str] = Counter()
     with local_rewriter() if args.rewriter == "local" else nullcontext() as rewriter:
-        ask = with_history(rewriter, how)
-        policy = Agreeing(args.min_cosine)
-        hits = [served(pair, Bare(embedder), policy, ask) for pair in pairs]
+        hits = [served(pair, costwise(embedder, rewriter), history=True, why=why) for pair in pairs]
     ours = rates(pairs, hits)
-    plain = FixedThreshold(min_cosine=LAST_MESSAGE_COSINE)
-    last = rates(pairs, [served(pair, embedder, plain, last_message) for pair in pairs])
+    last = rates(pairs, [served(pair, last_message(embedder), history=False) for pair in pairs])
     print(f"{len(pairs)} pairs{'':<22}{'traps served':>14}{'should-hits':>14}")
     for name, row in (("costwise", ours), ("last message, cosine .90", last)):
         print(f"{name:<32}{row['trap_rate']:>14.1%}{row['should_hit_rate']:>14.1%}")
     for name, row in ours["by_subtype"].items():
         column = f"{row['served']:>28.1%}" if row["same_answer"] else f"{row['served']:>14.1%}"
         print(f"  {name:<24}{row['n']:>6}{column}")
-    print("looked up:", ", ".join(f"{name} {n}" for name, n in how.most_common()))
+    print("why:", ", ".join(f"{name} {n}" for name, n in why.most_common()))
     finish(
         args,
         {
             "n": len(pairs),
             "seed": args.seed,
             "rewriter": args.rewriter,
-            "min_cosine": args.min_cosine,
             **ours,
-            "looked_up_as": dict(how),
+            "why": dict(why),
             "last_message": {key: last[key] for key in ("trap_rate", "should_hit_rate")},
             "versions": versions("onnxruntime"),
             **clock.seconds(),
