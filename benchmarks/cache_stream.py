@@ -9,17 +9,20 @@ hindsight, on the very stream it is measured on, so it is a bound and not a comp
 
 import csv
 import gzip
+import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks._common import DATA, Clock, arguments, finish, versions
 from costwise_core import Cache, MemoryStore, OnnxEmbedder, Scope
+from costwise_core.cache import canonical
 from costwise_core.cache.cacheable import REASONS, CachePolicy
 from costwise_core.cache.control import RiskControl
 from costwise_core.cache.per_entry import PerEntry
-from costwise_core.protocols import NearPolicy
+from costwise_core.protocols import NearPolicy, Role
 from costwise_core.types import Matrix
 
 SCOPE = Scope(tenant="benchmark")
@@ -36,18 +39,12 @@ class Table:
     blocking = False
 
     def __init__(self, texts: list[str]) -> None:
-        unique = sorted({canonical_text(text) for text in texts})
+        unique = sorted({canonical(text) for text in texts})
         rows = OnnxEmbedder(threads=2).embed(unique)
         self.rows = dict(zip(unique, rows, strict=True))
 
-    def embed(self, texts: list[str], role: str = "query") -> Matrix:
+    def embed(self, texts: Sequence[str], role: Role = "query") -> Matrix:  # noqa: ARG002
         return np.stack([self.rows[text] for text in texts])
-
-
-def canonical_text(text: str) -> str:
-    from costwise_core.cache import canonical
-
-    return canonical(text)
 
 
 class SameLabel:
@@ -55,22 +52,24 @@ class SameLabel:
 
     blocking = False
 
-    def same(self, question: str, fresh: str, stored: str) -> bool:
+    def same(self, question: str, fresh: str, stored: str) -> bool:  # noqa: ARG002
         return fresh == stored
 
 
 def load(path: Path) -> list[tuple[str, str]]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open()
-    with opened as lines:
-        if ".jsonl" in path.name:
-            rows = [(row["text"], row["label"]) for row in map(json.loads, lines)]
-        else:
-            rows = [(row["text"], row["category"]) for row in csv.DictReader(lines)]
+    """Read questions and their labels: {text, label} as JSONL, or CSV with text and category."""
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+    lines = io.StringIO(text, newline="")  # a question may have line ends of its own
+    if ".jsonl" in path.name:
+        rows = [(row["text"], row["label"]) for row in map(json.loads, lines)]
+    else:
+        rows = [(row["text"], row["category"]) for row in csv.DictReader(lines)]
     # A question out of scope has an answer of its own.
     return [
         (text, f"oos-{number}" if label == "oos" else label)
         for number, (text, label) in enumerate(rows)
-        if canonical_text(text)
+        if canonical(text)
     ]
 
 
@@ -100,32 +99,34 @@ def stream(rows: list[tuple[str, str]], table: Table, policy: NearPolicy) -> dic
 
 
 def best_fixed(rows: list[tuple[str, str]], table: Table, delta: float) -> dict[str, float]:
-    """Find the lowest threshold that would have kept the promise on this stream."""
-    vectors = table.embed([canonical_text(text) for text, _ in rows])
-    labels = np.array([label for _, label in rows])
-    best = {"threshold": 1.0, "hit_rate": 0.0, "error_rate": 0.0}
-    for threshold in reversed(GRID):
-        stored = np.empty_like(vectors)
-        owner = np.empty(len(rows), dtype=int)
-        size = hits = wrong = 0
-        for number, vector in enumerate(vectors):
-            if size:
-                cosines = stored[:size] @ vector
-                nearest = int(cosines.argmax())
-                if cosines[nearest] >= threshold - 1e-6:
-                    hits += 1
-                    wrong += labels[owner[nearest]] != labels[number]
-                    continue
-            stored[size], owner[size], size = vector, number, size + 1
-        if wrong > delta * len(rows):
-            break
-        if hits / len(rows) >= best["hit_rate"]:
-            best = {
-                "threshold": threshold,
-                "hit_rate": hits / len(rows),
-                "error_rate": wrong / len(rows),
-            }
-    return best
+    """Find the threshold with most hits among those that would have kept the promise."""
+    vectors = table.embed([canonical(text) for text, _ in rows])
+    labels = np.unique([label for _, label in rows], return_inverse=True)[1]
+    grid = np.array(GRID)
+    # stored[t, i]: whether question i was stored, because threshold t did not serve it.
+    stored = np.zeros((len(GRID), len(rows)), dtype=bool)
+    hits, wrong = np.zeros(len(GRID)), np.zeros(len(GRID))
+    for number, vector in enumerate(vectors):
+        cosines = vectors[:number] @ vector
+        near = np.flatnonzero(cosines >= GRID[0] - 1e-6)
+        near = near[np.argsort(-cosines[near])]
+        served = np.zeros(len(GRID), dtype=bool)
+        if near.size:
+            there = stored[:, near]
+            nearest = near[there.argmax(axis=1)]  # where nothing is there, `served` says so
+            served = there.any(axis=1) & (cosines[nearest] >= grid - 1e-6)
+            hits += served
+            wrong += served & (labels[nearest] != labels[number])
+        stored[:, number] = ~served
+    kept = wrong <= delta * len(rows)
+    if not kept.any():
+        return {"threshold": 1.0, "hit_rate": 0.0, "error_rate": 0.0}
+    best = int(np.where(kept, hits, -1).argmax())
+    return {
+        "threshold": GRID[best],
+        "hit_rate": float(hits[best] / len(rows)),
+        "error_rate": float(wrong[best] / len(rows)),
+    }
 
 
 def mean(results: list[dict[str, float]], key: str) -> float:
@@ -134,16 +135,19 @@ def mean(results: list[dict[str, float]], key: str) -> float:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--data", type=Path, default=DATA / "cache/banking77_train.csv")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", default=[DATA / "cache/banking77_train.csv"]
+    )
     parser.add_argument("--delta", type=float, default=0.02)
     parser.add_argument("--limit", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
-    if not args.data.exists():
-        print(f"skipped: {args.data} is not there; give a stream with --data")
-        return
+    for path in args.data:
+        if not path.exists():
+            print(f"skipped: {path} is not there; give a stream with --data")
+            return
     clock = Clock()
-    rows = load(args.data)
+    rows = [row for path in args.data for row in load(path)]
     table = Table([text for text, _ in rows])
     ours, fixed, per_entry = [], [], []
     for seed in range(args.seed, args.seed + args.seeds):
@@ -160,7 +164,7 @@ def main() -> None:
             flush=True,
         )
     result = {
-        "data": args.data.name,
+        "data": " + ".join(path.name for path in args.data),
         "delta": args.delta,
         "n": min(args.limit, len(rows)),
         "seed": args.seed,

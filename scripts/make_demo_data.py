@@ -24,7 +24,9 @@ WRITTEN = {
         "What's the Dutch word for the Amazon rain forest?"
     ),
     "What is the name of the Delta in the Netherlands?": "Name of the delta in the Netherlands?",
-    "Who established the Confederation of the Rhine?": "Who founded the Confederation of the Rhine?",
+    "Who established the Confederation of the Rhine?": (
+        "Who founded the Confederation of the Rhine?"
+    ),
     "Who was the Most Valuable Player of Super Bowl II?": (
         "Super Bowl II: who was the most valuable player?"
     ),

@@ -26,6 +26,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 
 from costwise_core import Cache, FixedThreshold, MemoryStore, SQLiteStore, scoped
+from costwise_core.cache.cacheable import CachePolicy
 from costwise_core.errors import ConfigError
 from costwise_core.testing.fakes import FakeClock, HashingEmbedder
 from langchain_costwise import SemanticCache
@@ -318,6 +319,8 @@ def test_damaged_and_foreign_answers_are_misses(tmp_path, payload):
         model = ScriptedChat(cache=cache)
         assert model.invoke(ASK).text == "This is answer 1."
         assert marker(model.invoke(ASK))["hit"] == "exact"  # replaced by the new answer
+        assert cache.cache.stats.misses == {"damaged": 1}
+        assert cache.cache.stats.hits == {"exact": 1}
 
 
 def test_stored_classes_are_never_made(cache, tmp_path):
@@ -336,16 +339,19 @@ def test_stored_classes_are_never_made(cache, tmp_path):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (ScriptedChat(script={ASK: ""}), "empty_answer"),
-        (ScriptedChat(script={ASK: " \n"}), "empty_answer"),
-        (ScriptedChat(tell={"finish_reason": "length"}), "not_finished"),
-        (ScriptedChat(tell={"stop_reason": "max_tokens"}), "not_finished"),
-        (ScriptedChat(tell={"finish_reason": "content_filter"}), "not_finished"),
-        (ScriptedChat(tell={"finish_reason": "SAFETY"}), "not_finished"),
-        (ScriptedChat(tell={"stop_reason": "refusal"}), "not_finished"),
-        (ScriptedChat(tell={"status": "incomplete"}), "not_finished"),
-        (ScriptedChat(extra={"refusal": "I cannot."}), "refused"),
-        (ScriptedChat(extra={"parsed": {"a": 1}}), "structured_output"),
+        (ScriptedChat(script={ASK: ""}), "empty"),
+        (ScriptedChat(script={ASK: " \n"}), "empty"),
+        (ScriptedChat(tell={"finish_reason": "length"}), "truncated"),
+        (ScriptedChat(tell={"stop_reason": "max_tokens"}), "truncated"),
+        (ScriptedChat(tell={"finish_reason": "content_filter"}), "refusal"),
+        (ScriptedChat(tell={"finish_reason": "SAFETY"}), "refusal"),
+        (ScriptedChat(tell={"stop_reason": "refusal"}), "refusal"),
+        (ScriptedChat(tell={"status": "incomplete"}), "truncated"),
+        (ScriptedChat(tell={"finish_reason": "never_heard_of"}), "truncated"),
+        (ScriptedChat(tell={"finish_reason": "error"}), "error"),
+        (ScriptedChat(script={ASK: "I'm sorry, I cannot help with that."}), "refusal"),
+        (ScriptedChat(extra={"refusal": "I cannot."}), "refusal"),
+        (ScriptedChat(extra={"parsed": {"a": 1}}), "structured"),
         (ScriptedChat(extra={"odd": {1, 2}}), "not_json"),
         (ScriptedChat(extra={"odd": float("nan")}), "not_json"),
     ],
@@ -391,12 +397,14 @@ def test_tools_are_left_alone(cache):
     ask_with_tools(model)
     ask_with_tools(model)
     assert len(model.asked) == 4
-    assert cache.cache.stats.not_stored == {"tool_calls": 2, "after_tools": 2}
+    assert cache.cache.stats.not_stored == {"tool_calls": 2, "tool_derived": 2}
 
 
 def test_tool_calls_on_request_have_fresh_ids():
     """Trap 9: the same call id came back."""
-    cache = SemanticCache(MemoryStore(), allow=("tool_calls", "after_tools"))
+    cache = SemanticCache(
+        MemoryStore(), admission=CachePolicy(allow=frozenset({"tool_calls", "tool_derived"}))
+    )
     model = ScriptedChat(cache=cache)
     paid, answer = ask_with_tools(model)
     hit, same = ask_with_tools(model)
@@ -404,6 +412,33 @@ def test_tool_calls_on_request_have_fresh_ids():
     assert hit.tool_calls[0]["args"] == paid.tool_calls[0]["args"]
     assert hit.tool_calls[0]["id"] != paid.tool_calls[0]["id"]
     assert (same.text, marker(same)["hit"]) == (answer.text, "exact")
+
+
+def look(question: str = "What animal is this in the picture?") -> HumanMessage:
+    picture = {"type": "image", "url": "https://example.org/cat.png"}
+    return HumanMessage([{"type": "text", "text": question}, picture])
+
+
+def test_pictures_are_for_who_allows_them(cache):
+    model = ScriptedChat(cache=cache)
+    model.invoke([look()]), model.invoke([look()])
+    assert len(model.asked) == 2
+    assert cache.cache.stats.misses == {"modality": 2}
+    open_ = SemanticCache(MemoryStore(), admission=CachePolicy(allow=frozenset({"modality"})))
+    model = ScriptedChat(cache=open_)
+    model.invoke([look()])
+    assert marker(model.invoke([look()]))["hit"] == "exact"
+    assert "costwise" not in model.invoke([look("Is it?")]).response_metadata
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_temperature_may_be_denied(temperature):
+    policy = CachePolicy(deny=frozenset({"temperature"}))
+    cache = SemanticCache(MemoryStore(), admission=policy)
+    model = ScriptedChat(cache=cache).bind(temperature=temperature)
+    model.invoke(ASK), model.invoke(ASK)
+    assert cache.cache.stats.stored == (0 if temperature else 1)
+    assert cache.cache.stats.misses == ({"temperature": 2} if temperature else {"no_entry": 1})
 
 
 def test_several_answers_are_kept_together_or_not_at_all(cache):
@@ -560,7 +595,6 @@ async def test_cancelling_a_call_leaves_the_cache_whole(cache):
     [
         (lambda: SemanticCache(MemoryStore(), require=("tennant",)), "Did you mean 'tenant'"),
         (lambda: SemanticCache(MemoryStore(), require="tenant"), "takes a tuple"),
-        (lambda: SemanticCache(MemoryStore(), allow=("tools",)), "known are tool_calls"),
         (lambda: SemanticCache(MemoryStore(), embedder="minilm"), "got str"),
         (lambda: SemanticCache(MemoryStore(), ttl=0), "ttl"),
         (lambda: SemanticCache(Cache(MemoryStore()), ttl=3), "set them there"),

@@ -20,6 +20,7 @@ from langchain_tests.utils.stream_lifecycle import assert_valid_event_stream
 from pydantic import BaseModel, ValidationError
 
 from costwise_core import MemoryStore, scoped
+from costwise_core.cache.cacheable import CachePolicy
 from costwise_core.testing.fakes import HashingEmbedder
 from langchain_costwise import CachedChatModel, SemanticCache
 from tests.langchain.fakes import BrokenStore, ScriptedChat
@@ -184,7 +185,7 @@ async def test_cancelled_streams_are_not_stored(model, cache):
 def test_cut_streams_are_not_stored(cache):
     model = CachedChatModel(model=ScriptedChat(tell={"finish_reason": "length"}), cache=cache)
     list(model.stream(ASK))
-    assert cache.cache.stats.not_stored == {"not_finished": 1}
+    assert cache.cache.stats.not_stored == {"truncated": 1}
 
 
 def test_those_who_listen_get_tokens_on_a_hit(model, paid):
@@ -442,7 +443,7 @@ def test_bound_tools_stay_bound(model, paid):
 
 
 def test_tools_are_scope(paid):
-    cache = SemanticCache(MemoryStore(), allow=("tool_calls",))
+    cache = SemanticCache(MemoryStore(), admission=CachePolicy(allow=frozenset({"tool_calls"})))
     model = CachedChatModel(model=paid, cache=cache)
     bound = model.bind_tools([weather])
     first, hit = bound.invoke(ASK), whole(bound.stream(ASK))
@@ -454,7 +455,9 @@ def test_tools_are_scope(paid):
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_structured_output_stays_structured(paid, raw):
-    cache = SemanticCache(MemoryStore(), allow=("tool_calls", "structured_output"))
+    cache = SemanticCache(
+        MemoryStore(), admission=CachePolicy(allow=frozenset({"tool_calls", "structured"}))
+    )
     model = CachedChatModel(model=paid, cache=cache)
     for _ in range(2):
         told = model.with_structured_output(Joke, include_raw=raw).invoke("What is a knock-knock?")

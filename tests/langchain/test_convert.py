@@ -29,12 +29,21 @@ def read(*messages, llm=LLM, **context) -> Request:
 
 
 def same(one: list, other: list) -> bool:
-    return (read(*one).question, read(*one).scope) == (read(*other).question, read(*other).scope)
+    return key(*one) == key(*other)
+
+
+def key(*messages) -> tuple:
+    request = read(*messages)
+    return request.question, request.scope, request.turns
 
 
 def test_a_bare_question_is_the_question():
     request = read(SystemMessage("Be brief."), HumanMessage("What is RAG?"))
-    assert (request.question, request.near, request.after_tools) == ("What is RAG?", True, False)
+    assert (request.question, request.near, request.facts.tool_derived) == (
+        "What is RAG?",
+        True,
+        False,
+    )
     assert request.scope.model == "gpt-4o-mini"
 
 
@@ -134,8 +143,8 @@ def test_pictures_are_matched_exactly_only():
 
 def test_answers_from_tools_are_told_apart():
     request = read(*answered("a")[:3])
-    assert (request.after_tools, request.near) == (True, False)
-    assert not read(*answered("a")).after_tools  # an earlier turn's tools are history
+    assert (request.facts.tool_derived, request.near) == (True, False)
+    assert not read(*answered("a")).facts.tool_derived  # an earlier turn's tools are history
 
 
 def test_a_rag_prompt_gives_up_its_question_and_keeps_its_context():
@@ -196,7 +205,21 @@ def test_settings_are_scope():
     ],
 )
 def test_asking_for_a_format_is_seen(llm, structured):
-    assert read(HumanMessage("a"), llm=llm).structured is structured
+    assert read(HumanMessage("a"), llm=llm).facts.structured is structured
+
+
+@pytest.mark.parametrize(
+    ("llm", "temperature"),
+    [
+        (LLM, None),
+        ("[('temperature', 0.7), ('stop', None)]", 0.7),
+        ("[('temperature', None)]", None),
+        ("{\"kwargs\": {\"temperature\": 0.2}}---[('stop', None), ('temperature', 1)]", 1.0),
+        ("[('tools', [{'properties': {'temperature': {'type': 'number'}}}])]", None),
+    ],
+)
+def test_the_temperature_is_seen(llm, temperature):
+    assert read(HumanMessage("a"), llm=llm).facts.temperature == temperature
 
 
 def test_prompt_text_is_what_was_said():
@@ -219,9 +242,9 @@ def test_equal_requests_and_only_they_share_a_scope(one, other, first, second):
 
     assert same(build(one, first), build(one, first))
     if one != other:
-        assert read(*build(one, first)).scope != read(*build(other, first)).scope
+        assert key(*build(one, first))[1:] != key(*build(other, first))[1:]
     if read(*build(one, first)).near and read(*build(one, second)).near:
-        assert read(*build(one, first)).scope == read(*build(one, second)).scope
+        assert key(*build(one, first))[1:] == key(*build(one, second))[1:]
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | text, st.lists, max_leaves=8))

@@ -10,6 +10,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import PrivateAttr
 
 from costwise_core import Cache, FixedThreshold, MemoryLedger, MemoryStore, scoped
+from costwise_core.cache.cacheable import CachePolicy
 from costwise_core.dedup import InFlight
 from costwise_core.testing.fakes import HashingEmbedder
 from langchain_costwise import CachedChatModel, CachedRetriever, SemanticCache, track
@@ -211,7 +212,7 @@ async def test_what_is_offered_tools_is_not_shared_unless_allowed(paid, near):
     bound = CachedChatModel(model=paid, cache=near).bind_tools([weather])
     await asyncio.gather(*(bound.ainvoke(ASK) for _ in range(3)))
     assert len(paid.asked) == 3
-    open_ = SemanticCache(MemoryStore(), allow=("tool_calls",))
+    open_ = SemanticCache(MemoryStore(), admission=CachePolicy(allow=frozenset({"tool_calls"})))
     bound = CachedChatModel(model=paid, cache=open_).bind_tools([weather])
     got = await asyncio.gather(*(bound.ainvoke(ASK) for _ in range(3)))
     assert len(paid.asked) == 4

@@ -170,6 +170,7 @@ def test_damaged_results_are_misses(tmp_path, payload):
         assert retriever.invoke(ASK) == FOUND
         assert retriever.invoke(ASK) == FOUND
         assert retriever.retriever._asked == [ASK]
+        assert retriever.cache.stats.hits == {"exact": 1}
 
 
 def test_scope_may_be_required_and_the_cache_passed_by():

@@ -17,10 +17,15 @@ from langchain_tests.integration_tests import (
 from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
 
 from costwise_core import Cache, MemoryStore, SQLiteStore
+from costwise_core.cache.cacheable import CachePolicy
 from langchain_costwise import CachedChatModel, CachedEmbeddings, CachedRetriever, SemanticCache
 from tests.langchain.fakes import ScriptedChat
 
-EVERYTHING = ("tool_calls", "structured_output", "after_tools")
+EVERYTHING = CachePolicy(
+    allow=frozenset(
+        {"tool_calls", "structured", "tool_derived", "freshness", "personal", "modality"}
+    )
+)
 
 
 class TestMemoryCache(SyncCacheTestSuite):
@@ -72,7 +77,7 @@ class TestChatModelCold(_Chat, ChatModelIntegrationTests):
 class TestChatModelWarm(_Chat, ChatModelIntegrationTests):
     """Every answer may be stored and all tests share one cache, so most calls are hits."""
 
-    shared = SemanticCache(MemoryStore(), allow=EVERYTHING)
+    shared = SemanticCache(MemoryStore(), admission=EVERYTHING)
 
     @property
     def chat_model_params(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from llama_index_instrumentation.event_handlers import BaseEventHandler
 from pydantic import BaseModel, Field
 
 from costwise_core import Cache, MemoryStore, scoped
+from costwise_core.cache.cacheable import CachePolicy
 from costwise_core.errors import ConfigError
 from llamaindex_costwise import CachedLLM, CacheHitEvent
 from llamaindex_costwise._convert import slices
@@ -129,7 +130,7 @@ def test_the_callers_messages_are_not_changed(llm):
     [
         [user("Be long.", "system"), user(ASKED)],
         [user(ASKED)],
-        [user("Be short.", "system"), user("Hello"), user("Hi", "assistant"), user(ASKED)],
+        [user("Be short.", "system"), user("Ok", "assistant"), user(ASKED, "assistant")],
         [user("Be short.", "system"), user(ASKED, "assistant")],
     ],
     ids=["system", "no system", "history", "role"],
@@ -146,7 +147,7 @@ def test_settings_and_arguments_are_part_of_the_scope(cache):
         (FakeLLM(model="gpt-4o"), {}),
         (FakeLLM(temperature=0.7), {}),
         (FakeLLM(), {"max_tokens": 5}),
-        (FakeLLM(), {"response_format": {"type": "json_object"}}),
+        (FakeLLM(), {"seed": 7}),
     ]
     for inner, kwargs in calls:
         CachedLLM(llm=inner, cache=cache).chat([user(ASKED)], **kwargs)
@@ -222,7 +223,7 @@ def test_the_time_in_a_system_message_does_not_count_and_anywhere_else_it_does(l
         llm.chat([user(f"It is 2026-11-21T{hour}Z.", "system"), user(ASKED)])
     assert inner.calls == 1
     for hour in ("08:30:00", "09:45:10"):
-        llm.chat([user(f"We meet 2026-11-21T{hour}Z."), user("Ok.", "assistant"), user(ASKED)])
+        llm.chat([user(f"We meet 2026-11-21T{hour}Z."), user("Ok.", "assistant"), user("When?")])
     assert inner.calls == 3
     for hour in ("08:30:00", "09:45:10"):
         llm.predict(QA, context_str=f"The train leaves 2026-11-21T{hour}Z.", query_str=ASKED)
@@ -257,13 +258,20 @@ def test_a_hint_that_occurs_in_the_context_too_never_mixes_contexts(llm, inner):
     assert inner.calls == 2
 
 
-def test_tool_output_of_a_react_agent_is_matched_exactly_only(llm, inner):
+def test_tool_output_of_a_react_agent_is_matched_exactly_only_and_on_request(cache, inner):
+    allowed = CachePolicy(allow=frozenset({"tool_derived"}))
+    llm = CachedLLM(llm=inner, cache=Cache(MemoryStore(), embedder=cache.embedder))
     before = [user("Use tools.", "system"), user(ASKED), user("Action: add", "assistant")]
     llm.chat([*before, user("Observation: the sum of all the parts is 41")])
     llm.chat([*before, user("Observation: the sum of all the parts is 42")])
-    assert inner.calls == 2
     llm.chat([*before, user("Observation: the sum of all the parts is 41")])
-    assert inner.calls == 2
+    assert inner.calls == 3
+    assert dict(llm.cache.stats.misses) == {"tool_derived": 3}
+    assert llm.cache.stats.stored == 0
+    llm.cache.admission = allowed
+    for number in (41, 42, 41):
+        llm.chat([*before, user(f"Observation: the sum of all the parts is {number}")])
+    assert inner.calls == 5
 
 
 # --- templates: the question apart from what it is put into --------------------------------------
@@ -449,10 +457,12 @@ def test_nothing_is_called_before_a_stream_is_asked_for(llm, inner):
         ("length", "truncated"),
         ("max_tokens", "truncated"),
         ("MAX_TOKENS", "truncated"),
-        ("content_filter", "refused"),
-        ("refusal", "refused"),
-        ("SAFETY", "refused"),
-        ("tool_calls", "tool_call"),
+        ("content_filter", "refusal"),
+        ("refusal", "refusal"),
+        ("SAFETY", "refusal"),
+        ("tool_calls", "tool_calls"),
+        ("FINISH_REASON_MAX_TOKENS", "truncated"),
+        ("who_knows", "unknown_ending"),
     ],
 )
 @pytest.mark.parametrize("how", ["chat", "astream_chat", "complete", "stream_complete"])
@@ -474,14 +484,14 @@ async def test_empty_answers_are_not_stored(cache, reply):
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_name="f")]), "tool_call"),
+        (ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_name="f")]), "tool_calls"),
         (
             user("x", "assistant").model_copy(update={"additional_kwargs": {"tool_calls": [1]}}),
-            "tool_call",
+            "tool_calls",
         ),
         (
             user("No.", "assistant").model_copy(update={"additional_kwargs": {"refusal": "No."}}),
-            "refused",
+            "refusal",
         ),
         (
             ChatMessage(role="assistant", blocks=[ImageBlock(url="http://localhost/x.png")]),
@@ -527,14 +537,15 @@ def test_thinking_and_extras_come_back_and_usage_does_not(cache):
     ("messages", "kwargs", "reason"),
     [
         ([user(ASKED)], {"tools": [{"name": "f", "parameters": {}}]}, "tools"),
-        ([user(ASKED), user("42", MessageRole.TOOL)], {}, "tools"),
+        ([user(ASKED), user("42", MessageRole.TOOL)], {}, "tool_derived"),
+        ([user(ASKED)], {"response_format": {"type": "json_object"}}, "structured"),
         (
             [ChatMessage(blocks=[TextBlock(text=ASKED), ImageBlock(url="http://localhost/x.png")])],
             {},
             "modality",
         ),
     ],
-    ids=["tools", "tool output", "image"],
+    ids=["tools", "tool output", "structured", "image"],
 )
 def test_calls_that_are_not_plain_questions_pass_through(llm, messages, kwargs, reason):
     llm.chat(messages, **kwargs)

@@ -5,6 +5,10 @@ from costwise_core.cache.cache import Cache as Cache
 from costwise_core.cache.cacheable import CachePolicy as CachePolicy
 from costwise_core.cache.cacheable import CallFacts as CallFacts
 from costwise_core.cache.cacheable import ExtraRule as ExtraRule
+from costwise_core.cache.calibrate import Calibrated as Calibrated
+from costwise_core.cache.calibrate import JudgeError as JudgeError
+from costwise_core.cache.calibrate import calibrate as calibrate
+from costwise_core.cache.calibrate import judge_error as judge_error
 from costwise_core.cache.control import Health as Health
 from costwise_core.cache.control import RiskControl as RiskControl
 from costwise_core.cache.counts import CacheStats as CacheStats
@@ -14,6 +18,7 @@ from costwise_core.cache.judge import Judge as Judge
 from costwise_core.cache.judge import SameMeaning as SameMeaning
 from costwise_core.cache.judge import SameText as SameText
 from costwise_core.cache.lines import Damage as Damage
+from costwise_core.cache.per_entry import PerEntry as PerEntry
 from costwise_core.cache.policy import FixedThreshold as FixedThreshold
 from costwise_core.cache.policy import Verdict as Verdict
 from costwise_core.cache.popular import Popular as Popular

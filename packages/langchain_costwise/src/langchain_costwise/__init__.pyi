@@ -4,7 +4,9 @@ from costwise_core.context import scoped as scoped
 from costwise_core.dedup import InFlight as InFlight
 from langchain_costwise.cache import SemanticCache as SemanticCache
 from langchain_costwise.chat import CachedChatModel as CachedChatModel
+from langchain_costwise.documents import CacheInvalidator as CacheInvalidator
 from langchain_costwise.embeddings import CachedEmbeddings as CachedEmbeddings
 from langchain_costwise.embeddings import LangChainEmbedder as LangChainEmbedder
+from langchain_costwise.middleware import SemanticCacheMiddleware as SemanticCacheMiddleware
 from langchain_costwise.retriever import CachedRetriever as CachedRetriever
 from langchain_costwise.tracking import track as track

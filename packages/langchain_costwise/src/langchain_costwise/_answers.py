@@ -7,9 +7,9 @@ not kept: it would be counted twice, or tie a later conversation to somebody els
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, fields
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final
 from uuid import uuid4
 
 from langchain_core.messages import AIMessage
@@ -17,11 +17,12 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.utils import message_chunk_to_message
 from langchain_core.outputs import ChatGeneration, Generation
 
+from costwise_core.cache.cacheable import CallFacts, before_store
 from costwise_core.types import Hit, Usage
 from costwise_core.usage import usage_of as read_usage
 
 __all__ = [
-    "Allowed",
+    "Written",
     "bounded_json",
     "lasting",
     "marker",
@@ -30,9 +31,6 @@ __all__ = [
     "usage_of",
     "write_answers",
 ]
-
-Allowed: TypeAlias = Literal["tool_calls", "structured_output", "after_tools"]
-"""Answers that are stored only on request."""
 
 MAX_CHARS: Final = 8_000_000
 _FORMAT: Final = 1
@@ -65,28 +63,45 @@ _ENDED = frozenset(
     }
 )
 _TOOL_ENDS = frozenset(("tool_calls", "tool_call", "tool_use", "function_call"))
+_MEDIA = ("image", "image_url", "audio", "video", "file")
 _REASONS = ("finish_reason", "stop_reason", "done_reason", "stopReason", "status")
 
 
-def write_answers(
-    generations: Sequence[Generation], *, allow: Collection[Allowed] = ()
-) -> tuple[str, Usage | None] | str:
-    """Return the JSON to store and the cost if known, or one word on why it is not stored.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """An answer that can be kept.
+
+    Args:
+        answer: The JSON to store.
+        text: What a person reads of it.
+        usage: What it cost, if that was reported.
+        facts: What the cache's admission policy is told about it.
+    """
+
+    answer: str
+    text: str
+    usage: Usage | None
+    facts: CallFacts
+
+
+def write_answers(generations: Sequence[Generation], facts: CallFacts) -> Written | str:
+    """Return what to store, or one word on why this cannot be kept.
 
     Several generations are stored together or not at all.
 
     Args:
         generations: What the model answered.
-        allow: Kinds of answers that are stored although they are not by default.
+        facts: What is known of the call that was made.
     """
     if not generations:
-        return "empty_answer"
+        return "empty"
     written = []
     for generation in generations:
-        reason = _unfit(generation, allow)
+        reason = _unfit(generation)
         if reason:
             return reason
         written.append(_written(generation))
+        facts = _with_answer(facts, generation)
     payload = {"format": _FORMAT, "generations": written}
     try:
         text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
@@ -94,7 +109,12 @@ def write_answers(
             return "not_json"
     except (TypeError, ValueError):
         return "not_json"
-    return text, usage_of(generations[0])
+    return Written(
+        answer=text,
+        text="\n".join(generation.text for generation in generations).strip(),
+        usage=usage_of(generations[0]),
+        facts=facts,
+    )
 
 
 def read_answers(hit: Hit) -> list[Generation]:
@@ -157,36 +177,61 @@ def saved_usage(told: Mapping[str, Any]) -> Usage:
 # --- writing ----------------------------------------------------------------------------------
 
 
-def _unfit(generation: Generation, allow: Collection[Allowed]) -> str:
+def _unfit(generation: Generation) -> str:
+    """Say why nothing can be made of an answer; what may be kept is the admission policy's say."""
     if not isinstance(generation, ChatGeneration):
-        return (
-            "" if generation.text.strip() and _ended(generation.generation_info) else "not_finished"
-        )
+        return "" if generation.text.strip() else "empty"
     message = generation.message
     if not isinstance(message, AIMessage):
         return "not_an_answer"
-    if message.additional_kwargs.get("refusal") or _has_block(message, "refusal"):
-        return "refused"
     if message.invalid_tool_calls:
         return "invalid_tool_calls"
-    calls = bool(message.tool_calls or message.additional_kwargs.get("function_call"))
-    if calls and "tool_calls" not in allow:
-        return "tool_calls"
-    if "parsed" in message.additional_kwargs and "structured_output" not in allow:
-        return "structured_output"
-    if not calls and not message.text.strip():
-        return "empty_answer"
-    told = {**message.response_metadata, **(generation.generation_info or {})}
-    return "" if _ended(told, calls=calls) else "not_finished"
+    if _calls(message) or _refuses(message) or message.text.strip():
+        return ""
+    return "" if _ending(_told(generation)) else "empty"
 
 
-def _ended(told: Mapping[str, Any] | None, *, calls: bool = False) -> bool:
-    if told and told.get("incomplete_details"):
-        return False
+def _with_answer(facts: CallFacts, generation: Generation) -> CallFacts:
+    message = getattr(generation, "message", None)
+    if not isinstance(message, AIMessage):
+        ending = _ending(generation.generation_info or {})
+        return replace(facts, finish_reason=facts.finish_reason or ending)
+    calls = _calls(message)
+    ending = "refusal" if _refuses(message) else _ending(_told(generation), calls=calls)
+    return replace(
+        facts,
+        finish_reason=facts.finish_reason or ending,
+        tool_calls=facts.tool_calls or calls,
+        structured=facts.structured or "parsed" in message.additional_kwargs,
+        text_only=facts.text_only and not any(_has_block(message, kind) for kind in _MEDIA),
+    )
+
+
+def _told(generation: Generation) -> Mapping[str, Any]:
+    message = getattr(generation, "message", None)
+    return {**getattr(message, "response_metadata", {}), **(generation.generation_info or {})}
+
+
+def _ending(told: Mapping[str, Any], *, calls: bool = False) -> str:
+    """Return how an answer broke off, "" if it came to its own end or nothing is said."""
+    if told.get("incomplete_details"):
+        return "incomplete"
     ends = _ENDED | _TOOL_ENDS if calls else _ENDED
-    given = [told[name] for name in _REASONS if told and told.get(name)]
-    # Enumerations print as "FinishReason.STOP".
-    return all(str(reason).rpartition(".")[2].lower() in ends for reason in given)
+    for name in _REASONS:
+        # Enumerations print as "FinishReason.STOP".
+        reason = str(told.get(name) or "").rpartition(".")[2].lower()
+        if reason and reason not in ends:
+            known = not before_store("", "?", call=CallFacts(finish_reason=reason)).allowed
+            return reason if known else "incomplete"
+    return ""
+
+
+def _calls(message: AIMessage) -> bool:
+    return bool(message.tool_calls or message.additional_kwargs.get("function_call"))
+
+
+def _refuses(message: AIMessage) -> bool:
+    return bool(message.additional_kwargs.get("refusal")) or _has_block(message, "refusal")
 
 
 def _has_block(message: AIMessage, kind: str) -> bool:

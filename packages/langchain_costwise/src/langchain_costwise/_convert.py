@@ -7,15 +7,20 @@ read as plain JSON, and a dump that cannot be understood is matched as plain tex
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from langchain_core.load import dumps
+from langchain_core.messages import BaseMessage
+
+from costwise_core.cache.agreement import Turn
+from costwise_core.cache.cacheable import CallFacts
 from costwise_core.cache.key import VOLATILE, Volatile, fingerprint
 from costwise_core.cache.question import MAX_QUESTION_CHARS, Question, split_question
 from costwise_core.context import RequestContext
 from costwise_core.types import Miss, Scope
 
-__all__ = ["CHAT", "TEXT", "Request", "prompt_text", "read_request"]
+__all__ = ["CHAT", "TEXT", "Request", "prompt_text", "read_request", "write_prompt"]
 
 CHAT: Final = "langchain-chat"
 TEXT: Final = "langchain-text"
@@ -48,7 +53,11 @@ _STRUCTURED = re.compile(
     r"""\('(?:response_format|response_schema|response_json_schema|guided_json|format)', (?!None)"""
     r"""|"(?:response_format|response_schema)": (?!null)"""
 )
+_TEMPERATURE = re.compile(r"""["']temperature["'](?::|,) (\d+(?:\.\d+)?)\b""")
 _INDENTED = re.compile(r"\n[ \t]")
+
+
+_PLAIN: Final = CallFacts()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,16 +67,16 @@ class Request:
     Args:
         question: The text similarity may be measured on.
         scope: Everything else that decides the answer.
+        turns: The conversation before the question where it is plain text; else it is in `scope`.
         near: Whether a similar question's answer may serve.
-        after_tools: Whether the answer is drawn from the results of tools.
-        structured: Whether the model was told to answer in a given format.
+        facts: What the cache's admission policy is told about the call.
     """
 
     question: str
     scope: Scope
+    turns: tuple[Turn, ...] = ()
     near: bool
-    after_tools: bool = False
-    structured: bool = False
+    facts: CallFacts = _PLAIN
 
 
 def read_request(
@@ -95,11 +104,11 @@ def read_request(
     if messages is None:
         question = _split(prompt, context.question)
         scope = Scope(kind=TEXT, template=_exact(question.around))
-        after_tools = False
+        turns: tuple[Turn, ...] = ()
+        facts = _PLAIN
     else:
-        question, system, history, after_tools = _conversation(messages, context.question, volatile)
-        scope = Scope(kind=CHAT, system=system, context=history)
-    names = _MODEL.findall(llm_string)
+        question, scope, turns, facts = _conversation(messages, context.question, volatile)
+    names, given = _MODEL.findall(llm_string), _TEMPERATURE.findall(llm_string)
     return Request(
         question=question.text,
         scope=Scope(
@@ -110,10 +119,19 @@ def read_request(
             template=scope.template,
             context=scope.context,
         ),
+        turns=turns,
         near=question.near,
-        after_tools=after_tools,
-        structured=bool(_STRUCTURED.search(llm_string)),
+        facts=replace(
+            facts,
+            temperature=float(given[-1]) if given else None,
+            structured=bool(_STRUCTURED.search(llm_string)),
+        ),
     )
+
+
+def write_prompt(messages: Sequence[BaseMessage]) -> str:
+    """Return messages as LangChain writes them for a cache."""
+    return dumps([message.model_copy(update={"id": None}) for message in messages])
 
 
 def prompt_text(prompt: str) -> str:
@@ -140,30 +158,57 @@ def _messages(prompt: str) -> list[dict[str, Any]] | None:
 
 def _conversation(
     messages: list[dict[str, Any]], question: str, volatile: Sequence[Volatile]
-) -> tuple[Question, str, str, bool]:
+) -> tuple[Question, Scope, tuple[Turn, ...], CallFacts]:
     ids: dict[str, int] = {}
     turns = [_turn(message, ids) for message in messages]
     last = max((i for i, turn in enumerate(turns) if turn["role"] == "human"), default=None)
-    after_tools = any(turn["role"] in {"tool", "function"} for turn in turns[(last or 0) :])
-    only_text = all(kind == "text" for turn in turns for kind, _ in turn["content"])
+    kinds = [kind for kind, _ in turns[last]["content"]] if last is not None else []
+    facts = CallFacts(
+        tool_derived=any(turn["role"] in {"tool", "function"} for turn in turns[(last or 0) :])
+        or any("tool" in kind for kind in kinds),
+        text_only=all(kind in {"text", "media:text"} or "tool" in kind for kind in kinds),
+    )
+    said = _said(turns, last)
     found = Question(text="", around="", near=False)
     if last is not None:
         texts = [part for part in turns[last]["content"] if part[0] == "text"]
         if texts:
             found = _split(texts[-1][1], question)
             texts[-1][1] = found.around
+    only_text = all(kind == "text" for kind in kinds)
     system = ""
     for turn in turns:
         if turn["role"] == "system":
             texts = [text for _, text in turn["content"]]
             turn["content"] = fingerprint(*texts, volatile=volatile)
             system = _exact(system + turn["content"])
+    near = found.near and only_text and said is not None
+    turns[len(turns) - 1 - len(said or ()) : -1] = []
     history = _exact(_dump(turns))
-    near = found.near and only_text and last == len(turns) - 1
     if not found.text.strip():
         # Without a word from a person (a bare picture, a system prompt) the whole is the question.
         found, near = Question(text=history, around="", near=False), False
-    return Question(text=found.text, around="", near=near), system, history, after_tools
+    found = Question(text=found.text, around="", near=near)
+    return found, Scope(kind=CHAT, system=system, context=history), said or (), facts
+
+
+def _said(turns: list[dict[str, Any]], last: int | None) -> tuple[Turn, ...] | None:
+    """Return what was said before the last message; None if that was more than plain text."""
+    first = next((i for i, turn in enumerate(turns) if turn["role"] != "system"), len(turns))
+    if last != len(turns) - 1 or any(
+        turn["role"] not in {"human", "ai"}
+        or turn.keys() != {"role", "content"}
+        or any(kind != "text" for kind, _ in turn["content"])
+        for turn in turns[first:last]
+    ):
+        return None
+    return tuple(
+        Turn(
+            role="user" if turn["role"] == "human" else "assistant",
+            text="\n".join(text for _, text in turn["content"]),
+        )
+        for turn in turns[first:last]
+    )
 
 
 def _turn(message: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:

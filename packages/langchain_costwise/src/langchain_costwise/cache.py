@@ -2,18 +2,23 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias, overload
 
 from langchain_core.caches import BaseCache
 from langchain_core.embeddings import Embeddings
+from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import Generation
 from langchain_core.runnables import RunnableConfig, ensure_config
 
 from costwise_core.cache import VOLATILE, Cache, Volatile
+from costwise_core.cache.cacheable import CachePolicy, before_store
+from costwise_core.cache.judge import Judge
+from costwise_core.cache.key import fingerprint, question_key
+from costwise_core.cache.rewrite import Rewriter
 from costwise_core.context import RequestContext, current_request
 from costwise_core.dedup import InFlight
-from costwise_core.dedup_find import find_or_lead
 from costwise_core.dedup_lead import Lead
 from costwise_core.dedup_stream import Follow
 from costwise_core.drive import Flow, arun, call, run
@@ -21,9 +26,10 @@ from costwise_core.errors import ConfigError, nearest
 from costwise_core.protocols import CacheStore, Embedder, NearPolicy
 from costwise_core.tokens import count_tokens
 from costwise_core.tracking import record_call
-from costwise_core.types import Hit, Miss, Selection, Usage
-from langchain_costwise._answers import Allowed, read_answers, write_answers
+from costwise_core.types import Hit, Miss, Scope, Selection, Usage
+from langchain_costwise._answers import read_answers, write_answers
 from langchain_costwise._convert import TEXT, Request, prompt_text, read_request
+from langchain_costwise._rewriter import as_rewriter
 from langchain_costwise.embeddings import as_embedder
 
 __all__ = [
@@ -43,7 +49,8 @@ SAID: Final = "costwise"
 """Where in a config's `configurable` those fields are."""
 
 _SCOPE_FIELDS = ("tenant", "model", "corpus")
-_ALLOWED = ("tool_calls", "structured_output", "after_tools")
+# Misses that come of looking; any other says that the answer is nobody else's.
+_LOOKED = frozenset({"no_entry", "other_context", "store_error", "embedder_error"})
 
 
 class ModelCall(NamedTuple):
@@ -66,7 +73,8 @@ class SemanticCache(BaseCache):
     """Serve answers to questions asked before, in LangChain's own cache slot.
 
     Similarity is measured on the last question alone. Model, settings, tools, system prompt,
-    earlier turns, retrieved context, tenant and corpus must be equal. Say whose a request is with
+    retrieved context, tenant and corpus must be equal; earlier turns must say the same where the
+    question leans on them. Say whose a request is with
     `costwise_core.scoped(tenant=...)` around the call, or inside a chain, graph or agent with
     `config={"configurable": {"costwise": {"tenant": ...}}}`, which wins. LangChain does not show a
     cache the config of a direct `model.invoke(..., config=...)`: use `scoped` there, or
@@ -79,13 +87,16 @@ class SemanticCache(BaseCache):
     Args:
         store: Where answers are kept: a store, the path of a SQLite file, or a whole `Cache`.
         embedder: Makes the near tier possible: a costwise embedder or LangChain `Embeddings`.
-        policy: Decides whether a similar question's answer may be served.
+        policy: Decides whether a similar question's answer may be served; by default
+            `RiskControl()`, which promises at most 2 % wrong answers and learns from the traffic.
+        admission: What is neither looked up nor stored. Tool calls, answers drawn from tool results
+            and structured output are kept only with
+            `CachePolicy(allow=frozenset({"tool_calls", "tool_derived", "structured"}))`.
+        rewriter: Makes follow-up questions self-contained: a small chat model, or any `Rewriter`.
+        judge: Says whether two answers are the same, so that the policy learns.
         ttl: Seconds an answer may be served for; None is for ever.
         require: Fields out of "tenant", "model" and "corpus" that a request must have; one without
             is neither looked up nor stored.
-        allow: Kinds of answers stored although they are not by default: "tool_calls",
-            "structured_output", "after_tools" (drawn from tool results). Cut off, refused and empty
-            answers are never stored.
         volatile: What may differ between two system prompts that count as the same.
 
     Raises:
@@ -109,16 +120,24 @@ class SemanticCache(BaseCache):
         *,
         embedder: Embedder | Embeddings | None = None,
         policy: NearPolicy | None = None,
+        admission: CachePolicy | None = None,
+        rewriter: Rewriter | BaseChatModel | None = None,
+        judge: Judge | None = None,
         ttl: float | None = None,
         require: tuple[str, ...] = (),
-        allow: Collection[Allowed] = (),
         volatile: Sequence[Volatile] = VOLATILE,
     ) -> None:
         check_names("require", require, _SCOPE_FIELDS)
-        check_names("allow", allow, _ALLOWED)
-        self.cache = _cache(store, embedder=embedder, policy=policy, ttl=ttl)
+        self.cache = _cache(
+            store,
+            embedder=embedder,
+            policy=policy,
+            admission=admission,
+            rewriter=rewriter,
+            judge=judge,
+            ttl=ttl,
+        )
         self.require = require
-        self.allow = frozenset(allow)
         self.volatile = tuple(volatile)
 
     def lookup(self, prompt: str, llm_string: str, *, said: Said = None) -> list[Generation] | None:
@@ -187,9 +206,7 @@ class SemanticCache(BaseCache):
             if isinstance(request, Miss):
                 self.cache.count_miss(request.reason, request.why)
                 return None
-            found: Hit | Miss = yield from call(
-                self.cache.lookup, request.question, request.scope, near=request.near
-            )
+            found = yield from self._find(request)
             answers = self._read(found) if isinstance(found, Hit) else None
             if answers and isinstance(found, Hit) and request.scope.kind == TEXT:
                 # Text models run no callbacks on a hit, so nobody else can write it down.
@@ -225,29 +242,58 @@ class SemanticCache(BaseCache):
         Raises:
             Exception: a copy of what the call that was waited for raised.
         """
-        alone = in_flight.alone
+        since = in_flight.clock()
         try:
             request = self._request(call.prompt, call.llm_string, call.said)
-            if isinstance(request, Miss):
-                self.cache.count_miss(request.reason, request.why)
-                return alone("")
-            # What is stored for nobody is shared with nobody.
-            unfit = self._unfit(request) or (call.tools and "tool_calls" not in self.allow)
         except Exception as error:  # noqa: BLE001 - a cache fails open
             self.cache.count_error(error)
-            return alone("")
-        found = yield from find_or_lead(
-            self.cache,
-            None if unfit else in_flight,
+            return in_flight.alone("")
+        if isinstance(request, Miss):
+            self.cache.count_miss(request.reason, request.why)
+            return in_flight.alone("")
+        found = yield from self._find(request)
+        if isinstance(found, Miss):
+            # What is stored for nobody is shared with nobody.
+            looked = found.vector is not None or found.reason in _LOOKED
+            if not looked or (call.tools and "tool_calls" not in self.cache.admission.allow):
+                return in_flight.alone(request.question, found.vector)
+            shared = yield from in_flight.claim(
+                request.question,
+                _together(request),
+                vector=found.vector,
+                match=self.cache.policy.decide
+                if request.near and found.reason != "check"
+                else None,
+                look=partial(self._look, request),
+                since=since,
+                # Calls of tools get ids of their own, which only a whole answer can be given.
+                live=live and not call.tools,
+            )
+            if not isinstance(shared, Hit):
+                return shared
+            return self._read(shared) or in_flight.alone(request.question)
+        return self._read(found) or in_flight.alone(request.question)
+
+    def _find(self, request: Request) -> Flow[Hit | Miss]:
+        return call(
+            self.cache.lookup,
             request.question,
             request.scope,
+            turns=request.turns,
+            facts=request.facts,
             near=request.near,
-            # Calls of tools get ids of their own, which only a whole answer can be given.
-            live=live and not call.tools,
         )
-        if isinstance(found, Hit):
-            return self._read(found) or alone(request.question)
-        return found
+
+    def _look(self, request: Request) -> Flow[Hit | None]:
+        """Look for what another process has stored meanwhile."""
+        if request.turns:
+            return None  # what it is stored as is for the cache to know
+        # The store is asked first: it counts no miss, and this may be the hundredth look.
+        key, scope = question_key(request.question), request.scope.key
+        if (yield from call(self.cache.backend.get, key, scope)) is None:
+            return None
+        found = yield from self._find(replace(request, near=False))
+        return found if isinstance(found, Hit) else None
 
     def keep(self, call: ModelCall, generations: Sequence[Generation], lead: Lead) -> Flow[None]:
         """Keep an answer if it is fit to be served again, and give it to all who wait for it."""
@@ -260,7 +306,7 @@ class SemanticCache(BaseCache):
             return read_answers(hit)
         except ValueError as error:
             self.cache.count_error(error)
-            self.cache.count_miss("damaged", "the stored answer could not be read")
+            self.cache.take_back(hit, "damaged", "the stored answer could not be read")
             return None
 
     def _update(
@@ -272,32 +318,36 @@ class SemanticCache(BaseCache):
             if isinstance(request, Miss):
                 self.cache.count_not_stored(request.reason)
                 return None
-            written = self._unfit(request) or write_answers(generations, allow=self.allow)
+            written = write_answers(generations, request.facts)
             if isinstance(written, str):
                 self.cache.count_not_stored(written)
                 return None
-            answer, usage = written
-            if usage is None:
-                usage = _estimate(prompt, generations, request.scope.model)
-            yield from call(
+            usage = written.usage or _estimate(prompt, generations, request.scope.model)
+            stored = yield from call(
                 self.cache.store,
                 request.question,
                 request.scope,
-                answer,
-                usage=usage,
+                written.answer,
+                turns=request.turns,
+                facts=written.facts,
                 near=request.near,
+                text=written.text,
+                usage=usage,
             )
-            return answer, usage  # noqa: TRY300
+            # A full disk is no reason for everybody to pay; what was kept out on purpose is one.
+            fit = (
+                stored
+                or before_store(
+                    request.question,
+                    written.text or written.answer,
+                    call=written.facts,
+                    policy=self.cache.admission,
+                ).allowed
+            )
+            return (written.answer, usage) if fit else None  # noqa: TRY300
         except Exception as error:  # noqa: BLE001
             self.cache.count_error(error)
             return None
-
-    def _unfit(self, request: Request) -> str:
-        if request.after_tools and "after_tools" not in self.allow:
-            return "after_tools"
-        if request.structured and "structured_output" not in self.allow:
-            return "structured_output"
-        return ""
 
     def _request(self, prompt: str, llm_string: str, said: Said) -> Request | Miss:
         context = request_context(said)
@@ -310,6 +360,15 @@ class SemanticCache(BaseCache):
         if isinstance(scope, str):
             return Miss(reason="no_scope", why=scope)
         return replace(request, scope=scope)
+
+
+def _together(request: Request) -> Scope:
+    """Return the scope in which calls on their way are one: that of the whole conversation."""
+    said = [part for turn in request.turns for part in (turn.role, turn.text)]
+    if not said:
+        return request.scope
+    context = f"{request.scope.context}\x00{fingerprint(*said, volatile=())}"
+    return replace(request.scope, context=context)
 
 
 def with_said(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -344,6 +403,8 @@ def _cache(store: CacheStore | Cache | str | Path, **settings: Any) -> Cache:
 
         # A miss embeds the question once to look, once to store.
         given["embedder"] = CachedEmbedder(as_embedder(given["embedder"]))
+    if "rewriter" in given:
+        given["rewriter"] = as_rewriter(given["rewriter"])
     if isinstance(store, str | Path):
         from costwise_core.stores.sqlite import SQLiteStore  # noqa: PLC0415 - only if it is used
 

@@ -8,7 +8,6 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
 from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
@@ -27,6 +26,7 @@ from costwise_core.dedup_lead import Lead
 from costwise_core.dedup_stream import Follow, afan_out, fan_out
 from costwise_core.drive import Flow, arun, run
 from costwise_core.errors import ConfigError
+from langchain_costwise._convert import write_prompt
 from langchain_costwise._replay import copied, relayed, replay, told_last, whole
 from langchain_costwise.cache import SAID, ModelCall, SemanticCache, with_said
 
@@ -279,7 +279,7 @@ class CachedChatModel(BaseChatModel):
         return ModelCall(
             said=kwargs.pop(SAID, None),
             tools=bool(kwargs.get("tools") or kwargs.get("functions")),
-            prompt=dumps([message.model_copy(update={"id": None}) for message in messages]),
+            prompt=write_prompt(messages),
             llm_string=self.model._get_llm_string(stop=stop, **kwargs),  # noqa: SLF001
         )
 

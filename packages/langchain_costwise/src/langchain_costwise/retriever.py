@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -11,24 +11,30 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from costwise_core.cache import Cache, fingerprint, split_question
+from costwise_core.cache.cacheable import CallFacts
 from costwise_core.dedup import InFlight
 from costwise_core.dedup_find import find_or_lead
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.types import Hit, Miss, Scope
 from langchain_costwise._answers import bounded_json
+from langchain_costwise._documents import Versions, documents_of
 from langchain_costwise.cache import SAID, Said, check_names, request_context, with_said
 
 __all__ = ["CachedRetriever"]
+
+_FOUND: Final = CallFacts(by_model=False)
 
 
 class CachedRetriever(BaseRetriever):
     """Serve the documents found for a question asked before, without embedding or searching.
 
     Documents come back with id and metadata exactly as they were found, and as copies. Found
-    documents that JSON cannot keep exactly are not stored, nor is an empty result.
+    documents that JSON cannot keep exactly are not stored, nor is an empty result. A result
+    remembers which documents it holds, in which version (the metadata's "version", else the
+    content); when a search brings a document in another version, all results with the old one go.
 
     Args:
         retriever: The retriever to ask on a miss.
@@ -62,6 +68,12 @@ class CachedRetriever(BaseRetriever):
     k: int | None = Field(default=None, gt=0)
     require: tuple[str, ...] = ()
     in_flight: InFlight = Field(default_factory=InFlight, exclude=True)
+    _versions: Versions = PrivateAttr(default_factory=Versions)
+
+    @property
+    def invalidated(self) -> int:
+        """Stored results deleted because a search brought one of their documents changed."""
+        return self._versions.invalidated
 
     @field_validator("require")
     @classmethod
@@ -112,13 +124,26 @@ class CachedRetriever(BaseRetriever):
                 return documents
             claim = self.in_flight.alone(query)
         with claim:
+            since = self._versions.now()
             documents = yield from self._search(query, kwargs, callbacks)
-            written = _written(documents)
+            written, used = _written(documents), documents_of(documents)
+            current = yield from self._versions.notice(self.cache, used, since=since)
             if written is None:
                 self.cache.count_not_stored("not_json" if documents else "no_documents")
+            elif not current:
+                self.cache.count_not_stored("changed_document")
             else:
-                vector = claim.vector
-                yield from call(self.cache.store, query, scope, written, near=near, vector=vector)
+                yield from call(
+                    self.cache.store,
+                    query,
+                    scope,
+                    written,
+                    facts=_FOUND,
+                    near=near,
+                    text="\n".join(document.page_content for document in documents),
+                    vector=claim.vector,
+                    documents=used,
+                )
                 claim.share(written)
         return documents
 
@@ -151,15 +176,18 @@ class CachedRetriever(BaseRetriever):
         return Miss(reason="no_scope", why=scope) if isinstance(scope, str) else scope
 
     def _read(self, hit: Hit) -> list[Document] | None:
+        documents = []
         try:
-            return [
+            documents = [
                 Document(id=item["id"], page_content=item["text"], metadata=item["metadata"])
                 for item in bounded_json(hit.answer)
             ]
         except (ValueError, KeyError, TypeError) as error:
             self.cache.count_error(error)
-            self.cache.count_miss("damaged", "the stored result could not be read")
-            return None
+        if documents:
+            return documents
+        self.cache.take_back(hit, "damaged", "the stored result could not be read")
+        return None
 
 
 def _identity(retriever: BaseRetriever) -> str:

@@ -6,6 +6,8 @@ from llamaindex_costwise.embedding import CachedEmbedding as CachedEmbedding
 from llamaindex_costwise.embedding import CostwiseEmbedding as CostwiseEmbedding
 from llamaindex_costwise.embedding import LlamaIndexEmbedder as LlamaIndexEmbedder
 from llamaindex_costwise.events import CacheHitEvent as CacheHitEvent
+from llamaindex_costwise.ingestion import CacheInvalidator as CacheInvalidator
 from llamaindex_costwise.llm import CachedLLM as CachedLLM
 from llamaindex_costwise.query_engine import CachedQueryEngine as CachedQueryEngine
+from llamaindex_costwise.retriever import CachedRetriever as CachedRetriever
 from llamaindex_costwise.tracking import track as track

@@ -24,6 +24,7 @@ from llama_index.core.base.llms.types import (
 from costwise_core.cache.cache import MAX_ANSWER_BYTES
 from costwise_core.errors import StoreError
 from costwise_core.types import Hit, Usage
+from llamaindex_costwise._ending import finish_reason, unknown
 from llamaindex_costwise._request import without_usage
 from llamaindex_costwise._usage import reported_usage, reports_usage
 from llamaindex_costwise.events import marker
@@ -49,11 +50,6 @@ _PIECES = 24
 # Words with the space before them; in scripts that write none, runs of 16 characters.
 _WORDS = re.compile(r"\s*\S{1,16}|\s+")
 _BLOCKS = {"text": TextBlock, "thinking": ThinkingBlock, "citation": CitationBlock}
-# The words with which providers say that an answer is whole.
-_WHOLE = frozenset(
-    {"", "complete", "completed", "end_turn", "eos", "eos_token", "finished", "stop"}
-    | {"stop_sequence", "finish_reason_stop"}
-)
 
 
 class DamagedError(StoreError):
@@ -148,30 +144,29 @@ def pieces(answer: AnswerT) -> Iterator[AnswerT]:
             yield answer.model_copy(update={"message": message, "delta": delta})
 
 
-def unfit_answer(answer: Answer, finish: str = "") -> str:
-    """Return why an answer must not be stored, or "" if it may be.
+def unfit_answer(answer: Answer, finish: str) -> str:
+    """Return why an answer could not come back as it is, or "" if it could.
+
+    Whether it is worth keeping is for the cache's own policy to say.
 
     Args:
         answer: The complete answer.
-        finish: The finish reason, where a stream gave it before its last piece.
+        finish: Its finish reason.
     """
-    reason = (finish or _finish_reason(answer.raw)).lower()
-    if "tool" in reason or "function" in reason:
-        return "tool_call"
-    if reason not in _WHOLE:
-        return "truncated" if reason in ("length", "max_tokens") else "refused"
+    if unknown(finish):
+        return "unknown_ending"
     if isinstance(answer, ChatResponse):
         extras = answer.message.additional_kwargs
         if extras.get("tool_calls") or extras.get("function_call"):
-            return "tool_call"
-        if extras.get("refusal") or _refusal(answer.raw):
-            return "refused"
+            return "tool_calls"
+        if extras.get("refusal"):
+            return "refusal"
         for block in answer.message.blocks:
             if isinstance(block, ToolCallBlock):
-                return "tool_call"
+                return "tool_calls"
             if _text_only(block) is None:
                 return "modality"
-    return "" if text_of(answer).strip() else "empty_answer"
+    return "" if text_of(answer).strip() else "empty"
 
 
 class Tail:
@@ -189,14 +184,14 @@ class Tail:
         try:
             self._last = piece
             self._deltas.append(piece.delta or "")
-            self._finish = _finish_reason(piece.raw) or self._finish
+            self._finish = finish_reason(piece.raw) or self._finish
             if reports_usage(piece.raw):
                 self._usage = reported_usage(piece) or self._usage
         except Exception:  # noqa: BLE001 - the stream goes on whatever it brings
             self._failed = True
 
-    def finished(self) -> tuple[Answer, Usage | None] | str:
-        """Return the whole answer and its reported cost, or why it must not be stored."""
+    def finished(self) -> tuple[Answer, str, Usage | None] | str:
+        """Return the whole answer, its finish reason and reported cost, or why it is not stored."""
         if self._failed:
             return "unreadable"
         if self._last is None:
@@ -205,7 +200,7 @@ class Tail:
         # A model whose pieces do not add up to its text would be replayed as something else.
         if joined and joined != text_of(self._last):
             return "inconsistent_stream"
-        return unfit_answer(self._last, self._finish) or (self._last, self._usage)
+        return self._last, self._finish, self._usage
 
 
 def _plain_extras(message: ChatMessage) -> dict[str, Any]:
@@ -229,28 +224,3 @@ def _text_only(block: Any) -> ContentBlock | None:
     if isinstance(block, CitationBlock) and not isinstance(block.cited_content, TextBlock):
         return None
     return block if isinstance(block, TextBlock | ThinkingBlock | CitationBlock) else None
-
-
-def _get(value: object, name: str) -> Any:
-    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
-
-
-def _first_choice(raw: object) -> object:
-    for name in ("choices", "candidates"):
-        choices = _get(raw, name)
-        if isinstance(choices, list | tuple) and choices:
-            return choices[0]
-    return None
-
-
-def _finish_reason(raw: object) -> str:
-    for holder in (_first_choice(raw), raw):
-        for name in ("finish_reason", "stop_reason", "done_reason"):
-            reason = _get(holder, name)
-            if reason:
-                return str(getattr(reason, "name", reason))
-    return ""
-
-
-def _refusal(raw: object) -> bool:
-    return bool(_get(_get(_first_choice(raw), "message"), "refusal"))

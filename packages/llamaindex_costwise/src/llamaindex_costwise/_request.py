@@ -13,17 +13,21 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 from llama_index.core.bridge.pydantic import BaseModel
 
-from costwise_core.cache import VOLATILE, Question, Volatile, fingerprint, split_question
+from costwise_core.cache import VOLATILE, Volatile, fingerprint, split_question
+from costwise_core.cache.agreement import Turn
+from costwise_core.cache.cacheable import CallFacts
 from costwise_core.cache.question import MAX_QUESTION_CHARS
 from costwise_core.errors import CostwiseError
 
 __all__ = [
     "MARK",
+    "Asked",
     "AskedMessages",
     "AskedPrompt",
     "UnstableModelError",
     "asked_messages",
     "asked_prompt",
+    "facts_of",
     "messages_question",
     "prompt_question",
     "settings_of",
@@ -38,8 +42,12 @@ MARK = "\ue000question\ue000"
 _OBSERVATION = "Observation:"
 
 _TOOL_ARGUMENTS = ("tools", "functions")
+_TOOL_ROLES = (MessageRole.TOOL, MessageRole.FUNCTION)
+# How providers call it when the answer must have a form; `None` and plain text are none.
+_FORMS = ("response_format", "response_schema", "response_json_schema", "json_schema", "json_mode")
+_FREE = (None, False, "text", {"type": "text"})
 _SYSTEM = (MessageRole.SYSTEM, MessageRole.DEVELOPER)
-_TEXT_BLOCKS = frozenset({"text", "thinking", "citable", "citation", "cache"})
+_TEXT_BLOCKS = frozenset({"text", "thinking", "citable", "citation", "cache", "tool_call"})
 
 _USAGE = re.compile(r"(?i)usage|tokens?(?:_|$)")
 
@@ -51,6 +59,7 @@ _OPERATIONAL = frozenset(
         "callback_manager",
         "embed_batch_size",
         "embeddings_cache",
+        "in_flight",
         "max_retries",
         "num_workers",
         "output_parser",  # works on the prompt, which counts, and on the answer, afterwards
@@ -69,10 +78,27 @@ class UnstableModelError(CostwiseError):
     """A setting is an object that another object cannot be told from."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What a call asks.
+
+    Args:
+        text: The question, or all that was sent where none could be told apart.
+        around: What must match exactly, the question's place marked.
+        near: Whether similarity may be measured on `text`.
+        turns: The conversation before the question, where it is text alone; then not in `around`.
+    """
+
+    text: str
+    around: str
+    near: bool
+    turns: tuple[Turn, ...] = ()
+
+
 class AskedMessages(list[ChatMessage]):
     """Messages rendered from a prompt template, with the question that went into them."""
 
-    def __init__(self, messages: Sequence[ChatMessage], question: Question) -> None:
+    def __init__(self, messages: Sequence[ChatMessage], question: Asked) -> None:
         super().__init__(messages)
         self.question = question
 
@@ -81,9 +107,9 @@ class AskedPrompt(str):
     """A prompt rendered from a template, with the question that went into it."""
 
     __slots__ = ("question",)
-    question: Question
+    question: Asked
 
-    def __new__(cls, prompt: str, question: Question) -> "AskedPrompt":
+    def __new__(cls, prompt: str, question: Asked) -> "AskedPrompt":
         """Make the string and attach the question."""
         self = super().__new__(cls, prompt)
         self.question = question
@@ -105,7 +131,14 @@ def asked_messages(
     """
     around, whole = _dump(marked), _dump(messages)
     inserted = bool(question) and around.replace(_escaped(MARK), _escaped(question)) == whole
-    return AskedMessages(messages, _question(question, around) if inserted else _exactly(whole))
+    if not inserted:
+        return AskedMessages(messages, _exactly(whole))
+    rest, turns = _apart(marked)
+    if turns is None:
+        return AskedMessages(messages, _question(question, around, near=False))
+    if any(MARK in turn.text for turn in turns):  # the question is part of the conversation
+        return AskedMessages(messages, _question(question, around))
+    return AskedMessages(messages, _question(question, _dump(rest), turns=turns))
 
 
 def asked_prompt(prompt: str, marked: str, question: str) -> AskedPrompt:
@@ -116,11 +149,12 @@ def asked_prompt(prompt: str, marked: str, question: str) -> AskedPrompt:
 
 def messages_question(
     messages: Sequence[ChatMessage], hint: str = "", volatile: Sequence[Volatile] = VOLATILE
-) -> Question:
+) -> Asked:
     """Take messages apart into the question and everything around it.
 
-    The question is looked for in the last user message only. All other messages, and what that
-    message holds beside the question, stay part of what must match exactly.
+    The question is looked for in the last user message only. What that message holds beside the
+    question and all other messages stay part of what must match exactly, but for a conversation
+    that is text alone.
 
     Args:
         messages: The messages of one call.
@@ -141,11 +175,13 @@ def messages_question(
     blocks[at] = TextBlock(text=MARK + found.around)
     others = list(messages)
     others[last] = messages[last].model_copy(update={"blocks": blocks})
-    is_last = last == len(messages) - 1 and not text.startswith(_OBSERVATION)
-    return _question(found.text, _dump(others, volatile), near=found.near and is_last)
+    rest, turns = _apart(others)
+    if turns is None or last < len(messages) - 1 or text.startswith(_OBSERVATION):
+        return _question(found.text, _dump(others, volatile), near=False)
+    return _question(found.text, _dump(rest, volatile), near=found.near, turns=turns)
 
 
-def prompt_question(prompt: str, hint: str = "") -> Question:
+def prompt_question(prompt: str, hint: str = "") -> Asked:
     """Take a text prompt apart; `hint` is the bare question, if the caller gave it."""
     if isinstance(prompt, AskedPrompt):
         return prompt.question
@@ -159,18 +195,26 @@ def prompt_question(prompt: str, hint: str = "") -> Question:
 
 
 def unfit_request(messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> str:
-    """Return why a call must not be served from a cache, or "" if it may be."""
+    """Return why a call cannot be served from a cache, whatever its policy; "" if it could be."""
     if any(kwargs.get(name) for name in _TOOL_ARGUMENTS):
         return "tools"
-    for message in messages:
-        if message.role in (MessageRole.TOOL, MessageRole.FUNCTION):
-            return "tools"
-        kinds = {block.block_type for block in message.blocks}
-        if "tool_call" in kinds or message.additional_kwargs.get("tool_calls"):
-            return "tools"
-        if not kinds <= _TEXT_BLOCKS:
-            return "modality"
-    return ""
+    kinds = {block.block_type for message in messages for block in message.blocks}
+    # A picture's path or address says nothing about what it shows by then.
+    return "" if kinds <= _TEXT_BLOCKS else "modality"
+
+
+def facts_of(
+    model: BaseModel, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
+) -> CallFacts:
+    """Return what is known about a call beside its words, as long as it is not answered."""
+    settings = {**(getattr(model, "additional_kwargs", None) or {}), **kwargs}
+    temperature = settings.get("temperature", getattr(model, "temperature", None))
+    forms = [settings.get(name, getattr(model, name, None)) for name in _FORMS]
+    return CallFacts(
+        temperature=float(temperature) if isinstance(temperature, int | float) else None,
+        structured=any(form not in _FREE for form in forms),
+        tool_derived=_follows_tools(messages),
+    )
 
 
 def without_usage(kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,14 +236,61 @@ def settings_of(model: BaseModel, kwargs: Mapping[str, Any] | None = None) -> st
     )
 
 
-def _question(text: str, around: str, *, near: bool = True) -> Question:
+def _follows_tools(messages: Sequence[ChatMessage]) -> bool:
+    """Tell whether tools were used since the user last said something."""
+    for message in reversed(messages):
+        if _uses_tools(message):
+            return True
+        if message.role == MessageRole.USER:
+            return False
+    return False
+
+
+def _uses_tools(message: ChatMessage) -> bool:
+    return (
+        message.role in _TOOL_ROLES
+        or (message.role == MessageRole.USER and (message.content or "").startswith(_OBSERVATION))
+        or bool(message.additional_kwargs.get("tool_calls"))
+        or any(block.block_type == "tool_call" for block in message.blocks)
+    )
+
+
+def _apart(
+    messages: Sequence[ChatMessage],
+) -> tuple[list[ChatMessage], tuple[Turn, ...] | None]:
+    """Take the conversation before the last message out; None for one that is not text alone."""
+    rest, turns = [], []
+    for message in messages[:-1]:
+        if message.role in _SYSTEM:
+            rest.append(message)
+        elif (turn := _turn(message)) is not None:
+            turns.append(turn)
+        else:
+            return list(messages), None
+    return [*rest, *messages[-1:]], tuple(turns)
+
+
+def _turn(message: ChatMessage) -> Turn | None:
+    if _uses_tools(message) or without_usage(message.additional_kwargs):
+        return None
+    texts = [block.text for block in message.blocks if isinstance(block, TextBlock)]
+    if len(texts) != len(message.blocks):
+        return None
+    if message.role == MessageRole.USER:
+        return Turn(role="user", text="\n".join(texts))
+    if message.role == MessageRole.ASSISTANT:
+        return Turn(role="assistant", text="\n".join(texts))
+    return None
+
+
+def _question(text: str, around: str, *, near: bool = True, turns: tuple[Turn, ...] = ()) -> Asked:
     if near and len(text) <= MAX_QUESTION_CHARS and not _INDENTED.search(text):
-        return Question(text=text, around=around, near=True)
+        return Asked(text=text, around=around, near=True, turns=turns)
     # Keys forget line breaks and indentation, which is fine for a question and wrong for code.
-    return Question(text=text, around=f"{around}\0{text}", near=False)
+    return Asked(text=text, around=f"{around}\0{text}", near=False, turns=turns)
 
 
-def _exactly(text: str) -> Question:
+def _exactly(text: str) -> Asked:
     return _question(text, "", near=False)
 
 

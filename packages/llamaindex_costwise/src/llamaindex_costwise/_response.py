@@ -1,7 +1,7 @@
 """Query engine responses to stored text and back, sources included."""
 
 import json
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from typing import Any
 
 from llama_index.core.base.response.schema import Response
@@ -12,7 +12,16 @@ from costwise_core.types import Hit
 from llamaindex_costwise._convert import DamagedError, load, slices
 from llamaindex_costwise.events import marker
 
-__all__ = ["areplay", "pack_response", "replay", "unfit_response", "unpack_response"]
+__all__ = [
+    "areplay",
+    "pack_nodes",
+    "pack_response",
+    "replay",
+    "unfit_nodes",
+    "unfit_response",
+    "unpack_nodes",
+    "unpack_response",
+]
 
 # What synthesizers say when retrieval brought nothing: no answer to keep.
 _EMPTY = frozenset({"", "Empty Response", "None"})
@@ -24,9 +33,33 @@ def unfit_response(response: Response) -> str:
     """Return why a response must not be stored, or "" if it may be."""
     if (response.response or "").strip() in _EMPTY:
         return "empty_answer"
-    if any(type(source.node) not in _NODES for source in response.source_nodes):
-        return "node_type"
-    return ""
+    return unfit_nodes(response.source_nodes)
+
+
+def unfit_nodes(nodes: Iterable[NodeWithScore]) -> str:
+    """Return why nodes must not be stored, or "" if they may be."""
+    return "node_type" if any(type(one.node) not in _NODES for one in nodes) else ""
+
+
+def pack_nodes(nodes: Sequence[NodeWithScore]) -> str | None:
+    """Return nodes as text to store, or None if they would not come back exactly."""
+    try:
+        text = json.dumps({"v": 1, "sources": _plain(nodes)})
+    except (TypeError, ValueError):
+        return None
+    return text if _equal(_sources(load(text)), nodes) else None
+
+
+def unpack_nodes(hit: Hit) -> list[NodeWithScore]:
+    """Return fresh nodes made from a hit.
+
+    Raises:
+        DamagedError: if the stored text cannot be read.
+    """
+    try:
+        return _sources(load(hit.answer))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError("stored nodes do not have the expected shape.") from error
 
 
 def pack_response(response: Response, *, streamed: bool) -> str | None:
@@ -43,13 +76,7 @@ def pack_response(response: Response, *, streamed: bool) -> str | None:
                 "response": response.response,
                 "streamed": streamed,
                 "metadata": response.metadata,
-                "sources": [
-                    {
-                        "node": doc_to_json(source.node),
-                        "score": None if source.score is None else float(source.score),
-                    }
-                    for source in response.source_nodes
-                ],
+                "sources": _plain(response.source_nodes),
             }
         )
     except (TypeError, ValueError):
@@ -90,11 +117,22 @@ async def areplay(text: str) -> AsyncGenerator[str, None]:
 
 def _read(text: str) -> tuple[Response, bool]:
     body = load(text)
-    sources = [_source(item) for item in body["sources"]]
+    sources = _sources(body)
     if not isinstance(body["response"], str):
         raise DamagedError("a stored response has no text.")
     response = Response(body["response"], source_nodes=sources, metadata=body["metadata"])
     return response, bool(body["streamed"])
+
+
+def _plain(nodes: Iterable[NodeWithScore]) -> list[dict[str, Any]]:
+    return [
+        {"node": doc_to_json(one.node), "score": None if one.score is None else float(one.score)}
+        for one in nodes
+    ]
+
+
+def _sources(body: dict[str, Any]) -> list[NodeWithScore]:
+    return [_source(item) for item in body["sources"]]
 
 
 def _source(item: dict[str, Any]) -> NodeWithScore:

@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
 
-from costwise_core.cache import Cache, Question
+from costwise_core.cache import Cache
+from costwise_core.cache.cacheable import CallFacts
 from costwise_core.dedup import InFlight
 from costwise_core.dedup_find import find_or_lead
 from costwise_core.dedup_lead import Lead
@@ -16,7 +17,9 @@ from costwise_core.dedup_stream import Follow, afan_out, fan_out
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.types import Hit, Scope, Usage
 from llamaindex_costwise._convert import Tail, pack, pieces, text_of, unfit_answer, unpack
+from llamaindex_costwise._ending import finish_reason
 from llamaindex_costwise._relay import copied, relayed
+from llamaindex_costwise._request import Asked
 from llamaindex_costwise._usage import estimated_usage, reported_usage
 from llamaindex_costwise.events import announce
 
@@ -29,8 +32,9 @@ AnswerT = TypeVar("AnswerT", ChatResponse, CompletionResponse)
 class Request:
     """One call that may be answered from the cache."""
 
-    question: Question
+    asked: Asked
     scope: Scope
+    facts: CallFacts
     operation: str
     prompt: str | Sequence[ChatMessage]
 
@@ -71,9 +75,16 @@ class Through:
         self, request: Request, kind: type[AnswerT], *, live: bool = False
     ) -> Flow[AnswerT | Lead | Follow[AnswerT]]:
         """Return an answer to serve, the right to pay for one, or somebody else's stream."""
-        asked = request.question
+        asked = request.asked
         found = yield from find_or_lead(
-            self.cache, self.in_flight, asked.text, request.scope, near=asked.near, live=live
+            self.cache,
+            self.in_flight,
+            asked.text,
+            request.scope,
+            turns=asked.turns,
+            facts=request.facts,
+            near=asked.near,
+            live=live,
         )
         if not isinstance(found, Hit):
             return found
@@ -82,7 +93,7 @@ class Through:
             announce(found, operation=request.operation, model=request.scope.model)
         except Exception as error:  # noqa: BLE001 - a cache fails open
             self.cache.count_error(error)
-            self.cache.count_miss("damaged", "a stored answer could not be read")
+            self.cache.take_back(found, "damaged", "a stored answer could not be read")
             return self.in_flight.alone(asked.text)
         return answer
 
@@ -91,33 +102,39 @@ class Through:
         request: Request,
         lead: Lead,
         answer: ChatResponse | CompletionResponse,
+        finish: str = "",
         reported: Usage | None = None,
     ) -> Flow[None]:
         try:
-            reason = unfit_answer(answer)
+            finish = finish or finish_reason(answer.raw)
+            reason = unfit_answer(answer, finish)
             if reason:
                 self.cache.count_not_stored(reason)
                 return
-            packed = pack(answer)
+            packed, text = pack(answer), text_of(answer)
             usage = (
                 reported
                 or reported_usage(answer)
-                or estimated_usage(request.prompt, text_of(answer), request.scope.model)
+                or estimated_usage(request.prompt, text, request.scope.model)
             )
         except Exception as error:  # noqa: BLE001
             self.cache.count_error(error)
             self.cache.count_not_stored("unreadable")
             return
-        yield from call(
+        kept = yield from call(
             self.cache.store,
-            request.question.text,
+            request.asked.text,
             request.scope,
             packed,
+            turns=request.asked.turns,
+            facts=replace(request.facts, finish_reason=finish),
+            near=request.asked.near,
+            text=text,
             usage=usage,
             vector=lead.vector,
-            near=request.question.near,
         )
-        lead.share(packed, usage)
+        if kept:
+            lead.share(packed, usage)
 
     def _keep_stream(self, request: Request, lead: Lead, stream: Sequence[Any]) -> Flow[None]:
         tail = Tail()

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.schema import QueryBundle
 
 from costwise_core.drive import arun, call, run
 from costwise_core.protocols import Embedder, Role
-from costwise_core.types import Matrix
+from costwise_core.types import Matrix, Vector
 from llamaindex_costwise._request import UnstableModelError, settings_of
 
 if TYPE_CHECKING:
     from costwise_core.embed.vectors import VectorCache
 
-__all__ = ["CachedEmbedding", "CostwiseEmbedding", "LlamaIndexEmbedder"]
+__all__ = ["CachedEmbedding", "CostwiseEmbedding", "LlamaIndexEmbedder", "with_vector"]
 
 
 _UNIT = 1e-3
@@ -175,3 +176,26 @@ class CachedEmbedding(CostwiseEmbedding):
 def _lists(matrix: Matrix) -> list[list[float]]:
     rows: list[list[float]] = matrix.tolist()
     return rows
+
+
+def with_vector(
+    query: QueryBundle, vector: Vector | None, model: Any, embedder: Embedder | None
+) -> QueryBundle:
+    """Return the query with the vector of a miss, if retrieval would compute the very same.
+
+    Args:
+        query: What is retrieved for.
+        vector: What the cache embedded the question to.
+        model: What retrieval embeds with; None if that is not known.
+        embedder: What the cache embeds with.
+    """
+    if vector is None or model is None or embedder is None:
+        return query
+    if query.embedding is not None or query.custom_embedding_strs is not None:
+        return query
+    if (
+        not getattr(getattr(embedder, "embedder", embedder), "unit", True)
+        or LlamaIndexEmbedder(model).name != embedder.name
+    ):
+        return query
+    return QueryBundle(query_str=query.query_str, embedding=vector.tolist())

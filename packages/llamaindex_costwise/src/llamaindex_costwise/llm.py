@@ -31,6 +31,7 @@ from llamaindex_costwise._request import (
     UnstableModelError,
     asked_messages,
     asked_prompt,
+    facts_of,
     messages_question,
     prompt_question,
     settings_of,
@@ -60,10 +61,11 @@ class CachedLLM(FunctionCallingLLM):
     """Wraps any LlamaIndex LLM and spares it the questions it has answered before.
 
     Similarity is measured on the question alone. Everything else (template, retrieved context,
-    conversation, model with its settings, call arguments, tenant) must match exactly. Inside query
-    and chat engines the question is the template's `query_str`; in bare calls it is found in the
-    last user message. Calls with tools, structured output or other input than text go straight to
-    the wrapped LLM, and so does everything when the cache fails.
+    model with its settings, call arguments, tenant) must match exactly. A conversation before the
+    question counts where the question leans on it. Inside query and chat engines the question is
+    the template's `query_str`; in bare calls it is found in the last user message. Calls with
+    tools, structured output or other input than text go straight to the wrapped LLM, as do
+    questions that the cache's admission policy keeps out, and everything when the cache fails.
 
     The wrapper and the wrapped LLM share callback manager, rate limiter, system prompt and prompt
     functions: set on the wrapper, they reach the LLM that is called.
@@ -396,4 +398,5 @@ class CachedLLM(FunctionCallingLLM):
         if isinstance(scope, str):
             self.cache.count_miss("no_scope", scope)
             return None
-        return Request(question=asked, scope=scope, operation=operation, prompt=prompt)
+        facts = facts_of(self.llm, messages, kwargs)
+        return Request(asked=asked, scope=scope, facts=facts, operation=operation, prompt=prompt)

@@ -1,8 +1,8 @@
 """A query engine that answers from a cache where it may, sources included."""
 
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -15,15 +15,18 @@ from llama_index.core.base.response.schema import (
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from costwise_core.cache import Cache, fingerprint
+from costwise_core.cache import Cache, fingerprint, split_question
+from costwise_core.cache.cacheable import CallFacts
 from costwise_core.context import current_request
 from costwise_core.dedup import InFlight
 from costwise_core.dedup_find import find_or_lead
 from costwise_core.dedup_lead import Lead
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import ConfigError
-from costwise_core.types import Hit, Scope, Vector
-from llamaindex_costwise._request import UnstableModelError, settings_of
+from costwise_core.types import Hit, Scope
+from llamaindex_costwise._documents import Versions, documents_of
+from llamaindex_costwise._ending import heard, unknown, worst
+from llamaindex_costwise._request import UnstableModelError, facts_of, settings_of
 from llamaindex_costwise._response import (
     areplay,
     pack_response,
@@ -32,7 +35,7 @@ from llamaindex_costwise._response import (
     unpack_response,
 )
 from llamaindex_costwise._usage import estimated_usage
-from llamaindex_costwise.embedding import LlamaIndexEmbedder
+from llamaindex_costwise.embedding import with_vector
 from llamaindex_costwise.events import announce
 
 __all__ = ["CachedQueryEngine"]
@@ -44,6 +47,10 @@ class _Request:
 
     question: str
     scope: Scope
+    facts: CallFacts
+    near: bool
+    asked: int
+    endings: list[str] = field(default_factory=list)
 
 
 class CachedQueryEngine(BaseQueryEngine):
@@ -52,7 +59,8 @@ class CachedQueryEngine(BaseQueryEngine):
     A hit spares retrieval, reranking and the model. The response comes back as it was: text and
     source nodes with ids, scores, relationships and metadata, streamed if the engine streams; its
     `metadata["costwise"]` says why it was served. An engine that returns Pydantic objects is
-    called every time.
+    called every time. When a source comes in another version than before, the responses drawn from
+    the old one are deleted. A response is not stored if a model call behind it was cut off.
 
     Where the cache embeds questions with the index's own embed model, a miss hands its vector to
     retrieval, which then embeds nothing.
@@ -60,7 +68,7 @@ class CachedQueryEngine(BaseQueryEngine):
     Args:
         engine: The engine that answers what the cache cannot.
         cache: Where responses are kept, and the policy for similar questions.
-        corpus: Name and version of what the engine searches. Change it when documents change:
+        corpus: Name and version of what the engine searches. Change it when documents are added:
             answers are served within one corpus only. `scoped(corpus=...)` wins over it.
         require: Names of scope fields ("tenant") without which nothing is looked up or stored.
         in_flight: The queries on their way: those that ask the same at once share one. Give several
@@ -104,6 +112,7 @@ class CachedQueryEngine(BaseQueryEngine):
         self.cache = cache
         self.corpus = corpus
         self.in_flight = in_flight if in_flight is not None else InFlight()
+        self.versions = Versions()
         self._require = require
 
     def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
@@ -152,7 +161,9 @@ class CachedQueryEngine(BaseQueryEngine):
             return StreamingResponse(tokens, stored.source_nodes, stored.metadata)
         with ExitStack() as duties:
             duties.enter_context(claim)
-            response = self.engine.query(self._with_vector(query_bundle, claim.vector))
+            asked = self._with_vector(query_bundle, claim)
+            with heard(request.endings):
+                response = self.engine.query(asked)
             if not isinstance(response, StreamingResponse):
                 run(self._keep(request, claim, response))
                 return response
@@ -174,7 +185,9 @@ class CachedQueryEngine(BaseQueryEngine):
             return AsyncStreamingResponse(tokens, stored.source_nodes, stored.metadata)
         with ExitStack() as duties:
             duties.enter_context(claim)
-            response = await self.engine.aquery(self._with_vector(query_bundle, claim.vector))
+            asked = self._with_vector(query_bundle, claim)
+            with heard(request.endings):
+                response = await self.engine.aquery(asked)
             if not isinstance(response, AsyncStreamingResponse):
                 await arun(self._keep(request, claim, response))
                 return response
@@ -195,6 +208,8 @@ class CachedQueryEngine(BaseQueryEngine):
                 )
                 return None
             scope = context.complete(self._scope(query), self._require)
+            llm = self._llm()
+            facts = CallFacts() if llm is None else facts_of(llm, (), {})
         except UnstableModelError as error:
             self.cache.count_miss("unstable_model", str(error))
             return None
@@ -205,11 +220,19 @@ class CachedQueryEngine(BaseQueryEngine):
         if isinstance(scope, str):
             self.cache.count_miss("no_scope", scope)
             return None
-        return _Request(question=query.query_str, scope=scope)
+        return _Request(
+            question=query.query_str,
+            scope=scope,
+            facts=facts,
+            near=split_question(query.query_str).near,
+            asked=self.versions.now(),
+        )
+
+    def _llm(self) -> Any:
+        return _part(_part(self.engine, "_response_synthesizer"), "_llm")
 
     def _scope(self, query: QueryBundle) -> Scope:
-        synthesizer = _part(self.engine, "_response_synthesizer")
-        llm = _part(synthesizer, "_llm")
+        synthesizer, llm = _part(self.engine, "_response_synthesizer"), self._llm()
         prompts = self.engine.get_prompts()
         return Scope(
             corpus=self.corpus,
@@ -231,7 +254,14 @@ class CachedQueryEngine(BaseQueryEngine):
 
     def _claim(self, request: _Request) -> Flow[tuple[Response, bool] | Lead]:
         """Return a response to serve and whether it was a stream, or the right to pay for one."""
-        found = yield from find_or_lead(self.cache, self.in_flight, request.question, request.scope)
+        found = yield from find_or_lead(
+            self.cache,
+            self.in_flight,
+            request.question,
+            request.scope,
+            facts=request.facts,
+            near=request.near,
+        )
         if not isinstance(found, Hit):
             return found
         try:
@@ -239,7 +269,7 @@ class CachedQueryEngine(BaseQueryEngine):
             announce(found, operation="query", model=request.scope.model)
         except Exception as error:  # noqa: BLE001
             self.cache.count_error(error)
-            self.cache.count_miss("damaged", "a stored response could not be read")
+            self.cache.take_back(found, "damaged", "a stored response could not be read")
             return self.in_flight.alone(request.question)
         return served
 
@@ -250,7 +280,13 @@ class CachedQueryEngine(BaseQueryEngine):
             self.cache.count_not_stored("structured")
             return
         try:
-            reason = unfit_response(response)
+            documents = documents_of(source.node for source in response.source_nodes)
+            current = yield from self.versions.notice(self.cache, documents, since=request.asked)
+            if not current:
+                self.cache.count_not_stored("outdated")
+                return
+            finish = worst(request.endings)
+            reason = "unknown_ending" if unknown(finish) else unfit_response(response)
             packed = None if reason else pack_response(response, streamed=streamed)
             if packed is None:
                 self.cache.count_not_stored(reason or "not_exact")
@@ -258,36 +294,30 @@ class CachedQueryEngine(BaseQueryEngine):
             prompt = "\n".join(
                 [request.question, *(n.get_content() for n in response.source_nodes)]
             )
-            usage = estimated_usage(prompt, response.response or "", request.scope.model)
+            text = response.response or ""
+            usage = estimated_usage(prompt, text, request.scope.model)
         except Exception as error:  # noqa: BLE001
             self.cache.count_error(error)
             self.cache.count_not_stored("unreadable")
             return
-        yield from call(
+        kept = yield from call(
             self.cache.store,
             request.question,
             request.scope,
             packed,
+            facts=replace(request.facts, finish_reason=finish),
+            near=request.near,
+            text=text,
             usage=usage,
             vector=lead.vector,
+            documents=documents,
         )
-        lead.share(packed, usage)
+        if kept:
+            lead.share(packed, usage)
 
-    def _with_vector(self, query: QueryBundle, vector: Vector | None) -> QueryBundle:
-        """Return the query with the miss's vector, if retrieval would compute the very same."""
-        retriever = _part(self.engine, "_retriever")
-        model = _part(retriever, "_embed_model")
-        embedder = self.cache.embedder
-        if vector is None or model is None or embedder is None:
-            return query
-        if query.embedding is not None or query.custom_embedding_strs is not None:
-            return query
-        if (
-            not getattr(getattr(embedder, "embedder", embedder), "unit", True)
-            or LlamaIndexEmbedder(model).name != embedder.name
-        ):
-            return query
-        return QueryBundle(query_str=query.query_str, embedding=vector.tolist())
+    def _with_vector(self, query: QueryBundle, lead: Lead) -> QueryBundle:
+        model = _part(_part(self.engine, "_retriever"), "_embed_model")
+        return with_vector(query, lead.vector, model, self.cache.embedder)
 
     def _tee(
         self, request: _Request, lead: Lead, response: StreamingResponse
@@ -295,7 +325,8 @@ class CachedQueryEngine(BaseQueryEngine):
         tokens: list[str] = []
         with lead:
             try:
-                for token in response.response_gen:
+                stream = iter(response.response_gen)
+                while (token := _next(stream, request.endings)) is not None:
                     tokens.append(token)
                     yield token
             except BaseException:
@@ -310,7 +341,8 @@ class CachedQueryEngine(BaseQueryEngine):
         tokens: list[str] = []
         with lead:
             try:
-                async for token in response.async_response_gen():
+                stream = aiter(response.async_response_gen())
+                while (token := await _anext(stream, request.endings)) is not None:
                     tokens.append(token)
                     yield token
             except BaseException:
@@ -323,3 +355,13 @@ class CachedQueryEngine(BaseQueryEngine):
 def _part(owner: object, name: str) -> Any:
     """Return a part that LlamaIndex's own engines have and others may not."""
     return getattr(owner, name, None)
+
+
+def _next(stream: Iterator[str], endings: list[str]) -> str | None:
+    with heard(endings):
+        return next(stream, None)
+
+
+async def _anext(stream: AsyncIterator[str], endings: list[str]) -> str | None:
+    with heard(endings):
+        return await anext(stream, None)

@@ -103,7 +103,7 @@ def draw(
         weights: Shape (n,), how many requests each observation stands for.
         allowed: Wrong answers allowed on the whole stretch.
         allowed_per_hit: Wrong answers allowed for each one served.
-        judge_error: Share of answers judged right that are wrong after all.
+        judge_error: Share of wrong answers that are judged right, below 1.
         z: One-sided normal quantile of the confidence.
         cap: No candidate more likely wrong than this is served, whatever the budget.
     """
@@ -114,7 +114,7 @@ def draw(
     served = np.cumsum(weight)
     count = np.cumsum(weight * wrong[order])
     unit = np.cumsum(weight**2) / served
-    upper = unit * poisson_upper(count / unit, z) + judge_error * served
+    upper = unit * poisson_upper(count / unit, z) / (1 - judge_error)
     risk = predicted[order]
     # Of equal predictions all are served or none, so a line lies only behind the last of them.
     ends = np.append(risk[1:] > risk[:-1], True)
@@ -125,6 +125,6 @@ def draw(
     return Line(
         max_wrong=float(risk[last]),
         served=float(served[last]),
-        wrong=float(count[last]),
+        wrong=float(count[last]) / (1 - judge_error),
         wrong_upper=float(upper[last]),
     )

@@ -4,6 +4,7 @@ Every cosine serves some of the pairs, and some of those wrongly. The observed w
 hundred hits says little about the next hundred, so what counts is its one-sided upper confidence
 bound, exact for a binomial count (Clopper and Pearson, Biometrika 26, 1934). The lowest cosine
 whose bound is within what you allow is chosen; the curve shows what the others would have done.
+The bound holds for each threshold; that the luckiest of several is chosen is not in it.
 
 The pairs must be like the traffic: a bound on pairs speaks of pairs like them. `RiskControl` needs
 no pairs and follows the traffic itself.
@@ -25,7 +26,8 @@ from costwise_core.types import Neighbour
 __all__ = ["Calibrated", "JudgeError", "Point", "calibrate", "judge_error", "wrong_share_upper"]
 
 _STEP: Final = 0.01
-_SHOWN: Final = 20
+# So much of the curve is printed below the choice.
+_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +87,9 @@ class Calibrated:
         if not neighbours:
             return Verdict(action="refuse", why="nothing similar is stored in this scope")
         if self.chosen is None:
-            why = f"no cosine keeps within {self.max_wrong:.1%} wrong on {self.pairs} labelled pairs"
+            why = (
+                f"no cosine keeps within {self.max_wrong:.1%} wrong on {self.pairs} labelled pairs"
+            )
             return Verdict(action="refuse", why=why, reason="not_calibrated")
         asked, vetoed = read(question), None
         for one in neighbours:
@@ -99,9 +103,7 @@ class Calibrated:
         best = neighbours[0]
         if vetoed is not None:
             why = f"{vetoed.guard}: {vetoed.why}"
-            return Verdict(
-                action="refuse", why=why, reason=f"guard_{vetoed.guard}", candidate=best
-            )
+            return Verdict(action="refuse", why=why, reason=f"guard_{vetoed.guard}", candidate=best)
         why = f"nearest question has cosine {best.cosine:.3f}, below {self.chosen.threshold:.3f}"
         return Verdict(action="refuse", why=why, reason="below_threshold", candidate=best)
 
@@ -110,15 +112,19 @@ class Calibrated:
 
     def __str__(self) -> str:
         """Return the curve as a table, the choice, and what a lower threshold would take."""
+        promise = (
+            f"at most {self.max_wrong:.1%} of hits wrong, with {self.confidence:.0%} confidence"
+        )
         lines = [
-            f"{self.pairs} labelled pairs; at most {self.max_wrong:.1%} of hits wrong, with "
-            f"{self.confidence:.0%} confidence",
+            f"{self.pairs} labelled pairs; {promise}",
             "cosine   hits  recall   wrong  at most",
         ]
+        curve = [one for one in self.curve if one.hits]
+        last = curve.index(self.chosen) if self.chosen in curve else 0
         lines += [
             f"{one.threshold:6.3f} {one.hits:6d} {one.recall:7.1%} {one.wrong_share:7.1%} "
             f"{one.upper:8.1%}{'  <- chosen' if one is self.chosen else ''}"
-            for one in self.curve
+            for one in curve[: last + _SHOWN]
         ]
         if self.chosen is None:
             lines.append("No threshold keeps within the bound, so nothing is served.")

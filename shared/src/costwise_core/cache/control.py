@@ -25,7 +25,7 @@ _EVERY: Final = 50
 _MIN_LABELS: Final = 20
 # Early checks are denser: the share is at least this over the wrong answers allowed so far.
 _EARLY_CHECKS: Final = 2.0
-# Overdrawn budget is paid back over so many requests.
+# Overdrawn budget is paid back over half as many requests as there were, but at most so many.
 _HORIZON: Final = 2_000
 # A candidate more likely wrong than right is not served, whatever budget there is.
 _CAP: Final = 0.5
@@ -299,8 +299,9 @@ class RiskControl:
         leaked = unit * (count + self._z**2 / 2 + self._z * math.sqrt(count + self._z**2 / 4))
         leaked /= 1 - self.judge_error
         base = self._requests if self.per == "request" else self._hits
-        left = self.max_wrong * (base + _HORIZON) - leaked
-        return min(self.max_wrong, left / _HORIZON)
+        horizon = min(max(base / 2, _EVERY), _HORIZON)
+        left = self.max_wrong * (base + horizon) - leaked
+        return min(self.max_wrong, left / horizon)
 
     # --- saying how it stands ------------------------------------------------------------------
 

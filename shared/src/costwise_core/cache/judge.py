@@ -9,8 +9,9 @@ from costwise_core.protocols import Embedder
 
 __all__ = ["Judge", "SameMeaning", "SameText", "normalised"]
 
-_WORD: Final = re.compile(r"[^\W_]+")
-_NUMBER: Final = re.compile(r"\d+(?:[.,]\d+)*")
+# With what tells -5 from 5 and C++ from C#.
+_WORD: Final = re.compile(r"(?:(?<!\w)-(?=\d))?[^\W_]+[+#]*")
+_NUMBER: Final = re.compile(r"(?:(?<!\w)-)?\d+(?:[.,]\d+)*")
 _ARTICLES: Final = frozenset({"a", "an", "the", "der", "die", "das", "le", "la", "les"})
 
 
@@ -38,7 +39,9 @@ def normalised(text: str) -> str:
         'capital is paris'
     """
     text = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(word for word in _WORD.findall(text) if word not in _ARTICLES)
+    words = _WORD.findall(text)
+    # An answer of nothing but articles or signs ("A", "<") is a choice, not an empty one.
+    return " ".join([w for w in words if w not in _ARTICLES] or words or text.split())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +67,7 @@ class SameMeaning:
     Args:
         embedder: Measures how close two answers are.
         min_cosine: From where on two answers count as close. Check it on your own answers with
-            `judge_error`.
+            `costwise_core.cache.calibrate.judge_error`.
 
     Example:
         >>> from costwise_core.testing.fakes import HashingEmbedder

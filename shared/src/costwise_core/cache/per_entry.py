@@ -23,6 +23,7 @@ _MIN_OBSERVATIONS: Final = 6  # the two anchors and four labels
 _MAX_ENTRIES: Final = 100_000
 _STEPS: Final = 25
 _MAX_STEP: Final = 5.0
+_STEEPNESS_SEPARATED: Final = 20.0
 _GRID: Final = tuple((i + 0.5) / 50 for i in range(50))
 _QUANTILES: Final = tuple(NormalDist().inv_cdf(1 - epsilon) for epsilon in _GRID)
 
@@ -96,27 +97,25 @@ class PerEntry:
 
 
 def _curve(seen: Sequence[tuple[float, int]]) -> tuple[float, float, float]:
-    """Fit threshold and steepness of a logistic curve, and the variance of the threshold.
-
-    An entry's few labels can mostly be separated without error, and then the likelihood that the
-    paper maximises has no maximum: ever steeper curves are ever likelier, and certain of what they
-    cannot know. Firth's penalty (Biometrika 80, 1993) gives separated labels a finite curve with a
-    finite variance and fades as labels come in.
-    """
+    """Fit threshold and steepness of a logistic curve, and the variance of the threshold."""
+    highest_wrong = max(s for s, right in seen if not right)
+    lowest_right = min(s for s, right in seen if right)
+    if highest_wrong < lowest_right:
+        # Labels that can be separated have no likeliest curve: ever steeper ones are ever
+        # likelier, and certain of what they cannot know. So the steepness is given, and the
+        # threshold may be anywhere in the gap.
+        gap = lowest_right - highest_wrong
+        return (highest_wrong + lowest_right) / 2, _STEEPNESS_SEPARATED, gap * gap / 12
     b0, b1 = 0.0, 1.0
     for _ in range(_STEPS):
         v00, v01, v11 = _covariance(seen, b0, b1)
-        g0 = g1 = 0.0
-        for s, right in seen:
-            p = _logistic(b0 + b1 * s)
-            leverage = p * (1 - p) * (v00 + 2 * v01 * s + v11 * s * s)
-            pull = right - p + leverage * (0.5 - p)
-            g0, g1 = g0 + pull, g1 + pull * s
+        pulls = [(s, right - _logistic(b0 + b1 * s)) for s, right in seen]
+        g0, g1 = sum(pull for _, pull in pulls), sum(s * pull for s, pull in pulls)
         d0, d1 = v00 * g0 + v01 * g1, v01 * g0 + v11 * g1
         largest = max(abs(d0), abs(d1))
         scale = min(1.0, _MAX_STEP / max(largest, 1e-9))
         b0, b1 = b0 + scale * d0, b1 + scale * d1
-        if largest < 1e-4:
+        if largest < 1e-5:
             break
     v00, v01, v11 = _covariance(seen, b0, b1)
     steepness = max(b1, 1e-6)
