@@ -19,6 +19,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters, SimpleVectorStore
 
 from costwise_core import Cache, FixedThreshold, MemoryStore, Scope, scoped
+from costwise_core.cache.versions import Versions
 from costwise_core.drive import run
 from costwise_core.errors import ConfigError, StoreError
 from llamaindex_costwise import (
@@ -28,7 +29,7 @@ from llamaindex_costwise import (
     CacheInvalidator,
     LlamaIndexEmbedder,
 )
-from llamaindex_costwise._documents import Versions, documents_of
+from llamaindex_costwise._documents import documents_of
 from tests.llamaindex.fakes import FakeLLM, WordEmbedding
 
 ASKED = "How long is the notice period?"

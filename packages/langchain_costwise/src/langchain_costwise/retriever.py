@@ -15,12 +15,13 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from costwise_core.cache import Cache, fingerprint, split_question
 from costwise_core.cache.cacheable import CallFacts
+from costwise_core.cache.versions import Versions
 from costwise_core.dedup import InFlight
 from costwise_core.dedup_find import find_or_lead
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.types import Hit, Miss, Scope
 from langchain_costwise._answers import bounded_json
-from langchain_costwise._documents import Versions, documents_of
+from langchain_costwise._documents import documents_of
 from langchain_costwise.cache import SAID, Said, check_names, request_context, with_said
 
 __all__ = ["CachedRetriever"]

@@ -11,6 +11,7 @@ from llama_index.core.vector_stores.types import MetadataFilters
 
 from costwise_core.cache import Cache, fingerprint, split_question
 from costwise_core.cache.cacheable import CallFacts
+from costwise_core.cache.versions import Versions
 from costwise_core.context import current_request
 from costwise_core.dedup import InFlight
 from costwise_core.dedup_find import find_or_lead
@@ -18,7 +19,7 @@ from costwise_core.dedup_lead import Lead
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import ConfigError
 from costwise_core.types import Hit, Miss, Scope
-from llamaindex_costwise._documents import Versions, documents_of
+from llamaindex_costwise._documents import documents_of
 from llamaindex_costwise._response import pack_nodes, unfit_nodes, unpack_nodes
 from llamaindex_costwise.embedding import with_vector
 
