@@ -4,6 +4,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,7 @@ class SQLiteFile:
         self._max_value_bytes = max_value_bytes
         self._reader = _Slot()
         self._writer = _Slot()
+        weakref.finalize(self, _close, os.getpid(), self._reader, self._writer)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -163,6 +165,13 @@ class SQLiteFile:
                     f"{self.path} cannot be used: {_REASONS[code]} ({error})."
                 ) from error
             raise StoreError(f"{self.path}: {error}.") from error
+
+
+def _close(pid: int, *slots: "_Slot") -> None:
+    # A forked child must not touch its parent's connections.
+    if os.getpid() == pid:
+        for slot in slots:
+            slot.close()
 
 
 class _Slot:
