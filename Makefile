@@ -49,6 +49,11 @@ wheels: setup ## Build the wheels and import each in a fresh environment
 
 bench: setup ## Run the benchmarks on what ships
 	@$(PY) -m benchmarks.cache_latency --entries 1000 10000 --json out/cache_latency.json
+	@$(PY) -m benchmarks.embed_agreement --json out/embed_agreement.json
+	@$(PY) -m benchmarks.ledger --json out/ledger.json
+	@$(PY) -m benchmarks.cache_pairs --json out/cache_pairs.json
+	@$(PY) -m benchmarks.cache_conversations --json out/cache_conversations.json
+	@$(PY) -m benchmarks.cache_stream --seeds 1 --json out/cache_stream.json
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) out dist .pytest_cache .mypy_cache .ruff_cache
