@@ -3,7 +3,7 @@
 .PHONY: help setup demo test lint types wheels bench clean
 
 PYTHON ?= $(firstword $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p; done) python3)
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p; done) python3)
 VENV := .venv
 PY := $(VENV)/bin/python
 MEMBERS := shared packages/costwise_models packages/langchain_costwise packages/llamaindex_costwise

@@ -12,7 +12,6 @@ import gzip
 import json
 import platform
 import resource
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -126,7 +125,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     if not (arguments.data / "questions.f16.npy").is_file():
-        sys.exit(f"skipped: no float vectors in {arguments.data}; give their folder with --data")
+        print(f"skipped: no float vectors in {arguments.data}; give their folder with --data")
+        return
     result = measure(arguments.data, arguments.passages, arguments.seed)
     for name, value in result.items():
         shown = value if isinstance(value, dict) else {"": value}
