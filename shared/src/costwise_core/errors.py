@@ -45,11 +45,15 @@ class ConfigError(CostwiseError, ValueError):
 class MissingExtraError(ConfigError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
-    def __init__(self, feature: str, extra: str) -> None:
+    def __init__(self, feature: str, extra: str, *, package: str = "costwise-core") -> None:
+        both = (
+            f" (langchain-costwise and llamaindex-costwise have the extra {extra!r} too)"
+            if package == "costwise-core"
+            else ""
+        )
         super().__init__(
             f"{feature} needs an optional dependency that is not installed. "
-            f"Install it with: pip install 'costwise-core[{extra}]' "
-            f"(langchain-costwise and llamaindex-costwise have the extra {extra!r} too)."
+            f"Install it with: pip install '{package}[{extra}]'{both}."
         )
 
 

@@ -22,7 +22,9 @@ try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
     from langgraph.errors import GraphBubbleUp
 except ImportError as error:  # pragma: no cover - a test runs this in an environment without it
-    raise MissingExtraError("SemanticCacheMiddleware", "agents") from error
+    raise MissingExtraError(
+        "SemanticCacheMiddleware", "agents", package="langchain-costwise"
+    ) from error
 
 __all__ = ["SemanticCacheMiddleware"]
 
