@@ -69,7 +69,8 @@ def test_wheel_and_sdist_are_complete(wheels, package):
     assert list(wheels.glob(f"{package}-*.tar.gz"))
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in SOURCES[package].rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
+        tools = any(part.startswith(".") or part == "__pycache__" for part in path.parts[-3:])
+        if path.is_file() and not tools:
             assert f"{package}/{path.relative_to(SOURCES[package]).as_posix()}" in names
     assert f"{package}/py.typed" in names
 
