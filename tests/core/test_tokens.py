@@ -212,5 +212,5 @@ def test_an_empty_text_has_no_tokens_and_any_other_has_at_least_one():
     assert count_tokens("a", "m").tokens == 1
 
 
-def test_constructing_reads_nothing():
-    Tokens(Path("/nonexistent/folder"))
+def test_a_folder_that_is_not_there_is_no_error_and_the_count_is_marked():
+    assert Tokens(Path("/nonexistent/folder")).count("some words", "unknown-model").estimated
