@@ -34,8 +34,7 @@ from costwise_core import (
     Turn,
 )
 from costwise_core.cache.cacheable import REASONS
-from costwise_core.cache.rewrite import Rewriter
-from costwise_core.protocols import Embedder
+from costwise_core.protocols import Completer, Embedder
 
 Conversation = list[dict[str, str]]
 
@@ -68,14 +67,14 @@ class OpenAIRewriter:
 
 
 @contextmanager
-def local_rewriter() -> Iterator[Rewriter]:
+def local_rewriter() -> Iterator[Completer]:
     from demo.model import local_model
 
     with local_model() as endpoint:
         yield OpenAIRewriter(base_url=endpoint.base_url, model=endpoint.model)
 
 
-def costwise(embedder: Embedder, rewriter: Rewriter | None) -> Cache:
+def costwise(embedder: Embedder, rewriter: Completer | None) -> Cache:
     """Return a cache as an app would make it; a promise cannot be learned from one pair."""
     return Cache(MemoryStore(), embedder=embedder, policy=GuardedThreshold(), rewriter=rewriter)
 

@@ -27,7 +27,6 @@ from costwise_core.cache.popular import popular as popular
 from costwise_core.cache.retention import Retained as Retained
 from costwise_core.cache.retention import aretain as aretain
 from costwise_core.cache.retention import retain as retain
-from costwise_core.cache.rewrite import Rewriter as Rewriter
 from costwise_core.cache.transfer import Imported as Imported
 from costwise_core.cache.transfer import Warmed as Warmed
 from costwise_core.cache.transfer import awarm as awarm
@@ -50,8 +49,12 @@ from costwise_core.errors import SharedStreamError as SharedStreamError
 from costwise_core.errors import UnknownModelError as UnknownModelError
 from costwise_core.ledger import MemoryLedger as MemoryLedger
 from costwise_core.ledger_sqlite import SQLiteLedger as SQLiteLedger
+from costwise_core.passages import Compressed as Compressed
+from costwise_core.passages import Dropped as Dropped
+from costwise_core.passages import Passage as Passage
 from costwise_core.prices import Price as Price
 from costwise_core.prices import PriceBook as PriceBook
+from costwise_core.protocols import Completer as Completer
 from costwise_core.rates import Rates as Rates
 from costwise_core.stores.memory import MemoryStore as MemoryStore
 from costwise_core.stores.postgres import PostgresStore as PostgresStore

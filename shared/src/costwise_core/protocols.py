@@ -12,15 +12,19 @@ from costwise_core.types import CallRecord, Entry, Matrix, Neighbour, Selection,
 
 if TYPE_CHECKING:
     from costwise_core.cache.policy import Verdict
+    from costwise_core.passages import Compressed, Passage
 
 __all__ = [
     "CacheStore",
+    "Completer",
+    "Compressor",
     "Embedder",
     "Journal",
     "Leases",
     "Ledger",
     "NearPolicy",
     "Role",
+    "Scorer",
     "TokenCounter",
 ]
 
@@ -128,6 +132,46 @@ class NearPolicy(Protocol):
 
     def learn(self, verdict: "Verdict", *, same: bool) -> None:
         """Take in whether the candidate's answer turned out the same as a fresh one."""
+        ...
+
+
+class Completer(Protocol):
+    """A model that completes a prompt: for summaries and judges; a small, cheap one will do.
+
+    Example:
+        >>> class Echo:
+        ...     def complete(self, prompt):
+        ...         return "What does Nimbus Fibre cost with TV?"
+        >>> from costwise_core import Cache, MemoryStore
+        >>> cache = Cache(MemoryStore(), rewriter=Echo())
+    """
+
+    def complete(self, prompt: str) -> str:
+        """Return the model's answer to `prompt`."""
+        ...
+
+
+class Scorer(Protocol):
+    """Says how relevant passages are to a question."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in results, such as "bm25"."""
+        ...
+
+    def score(self, question: str, passages: Sequence["Passage"]) -> Sequence[float]:
+        """Return one finite number for each passage, higher is more relevant."""
+        ...
+
+
+class Compressor(Protocol):
+    """Makes retrieved passages smaller: leaves some out, or parts of them."""
+
+    def compress(self, question: str, passages: Sequence["Passage"]) -> "Compressed":
+        """Return what should go into the prompt; input that is better left alone comes back as is.
+
+        Never raises for any text, and never changes what it was given.
+        """
         ...
 
 

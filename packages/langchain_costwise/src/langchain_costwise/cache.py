@@ -16,20 +16,19 @@ from costwise_core.cache import VOLATILE, Cache, Volatile
 from costwise_core.cache.cacheable import CachePolicy, before_store
 from costwise_core.cache.judge import Judge
 from costwise_core.cache.key import fingerprint, question_key
-from costwise_core.cache.rewrite import Rewriter
 from costwise_core.context import RequestContext, current_request
 from costwise_core.dedup import InFlight
 from costwise_core.dedup_lead import Lead
 from costwise_core.dedup_stream import Follow
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import ConfigError, nearest
-from costwise_core.protocols import CacheStore, Embedder, NearPolicy
+from costwise_core.protocols import CacheStore, Completer, Embedder, NearPolicy
 from costwise_core.tokens import count_tokens
 from costwise_core.tracking import record_call
 from costwise_core.types import Hit, Miss, Scope, Selection, Usage
 from langchain_costwise._answers import read_answers, write_answers
+from langchain_costwise._completer import as_completer
 from langchain_costwise._convert import TEXT, Request, prompt_text, read_request
-from langchain_costwise._rewriter import as_rewriter
 from langchain_costwise.embeddings import as_embedder
 
 __all__ = [
@@ -92,7 +91,7 @@ class SemanticCache(BaseCache):
         admission: What is neither looked up nor stored. Tool calls, answers drawn from tool results
             and structured output are kept only with
             `CachePolicy(allow=frozenset({"tool_calls", "tool_derived", "structured"}))`.
-        rewriter: Makes follow-up questions self-contained: a small chat model, or any `Rewriter`.
+        rewriter: Makes follow-up questions self-contained: a small chat model, or any `Completer`.
         judge: Says whether two answers are the same, so that the policy learns.
         ttl: Seconds an answer may be served for; None is for ever.
         require: Fields out of "tenant", "model" and "corpus" that a request must have; one without
@@ -121,7 +120,7 @@ class SemanticCache(BaseCache):
         embedder: Embedder | Embeddings | None = None,
         policy: NearPolicy | None = None,
         admission: CachePolicy | None = None,
-        rewriter: Rewriter | BaseChatModel | None = None,
+        rewriter: Completer | BaseChatModel | None = None,
         judge: Judge | None = None,
         ttl: float | None = None,
         require: tuple[str, ...] = (),
@@ -404,7 +403,7 @@ def _cache(store: CacheStore | Cache | str | Path, **settings: Any) -> Cache:
         # A miss embeds the question once to look, once to store.
         given["embedder"] = CachedEmbedder(as_embedder(given["embedder"]))
     if "rewriter" in given:
-        given["rewriter"] = as_rewriter(given["rewriter"])
+        given["rewriter"] = as_completer(given["rewriter"])
     if isinstance(store, str | Path):
         from costwise_core.stores.sqlite import SQLiteStore  # noqa: PLC0415 - only if it is used
 

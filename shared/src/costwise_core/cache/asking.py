@@ -7,8 +7,8 @@ from costwise_core.cache.agreement import Turn
 from costwise_core.cache.cacheable import CachePolicy, CallFacts, before_lookup, day
 from costwise_core.cache.conversation import Standalone, self_contained
 from costwise_core.cache.key import canonical, fingerprint
-from costwise_core.cache.rewrite import Rewriter
 from costwise_core.drive import Flow
+from costwise_core.protocols import Completer
 from costwise_core.types import Miss, Scope
 
 __all__ = ["Asked", "Request", "ask"]
@@ -65,7 +65,7 @@ class Asked:
 
 
 def ask(
-    request: Request, *, policy: CachePolicy, rewriter: Rewriter | None, now: float
+    request: Request, *, policy: CachePolicy, rewriter: Completer | None, now: float
 ) -> Flow[Asked | Miss]:
     """Decide what a request is looked up as, or why it is not.
 

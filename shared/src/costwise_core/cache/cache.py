@@ -20,10 +20,9 @@ from costwise_core.cache.counts import CacheStats, Counts
 from costwise_core.cache.judge import Judge, SameMeaning, SameText
 from costwise_core.cache.key import question_key
 from costwise_core.cache.learning import Learning, Pending
-from costwise_core.cache.rewrite import Rewriter
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import ConfigError
-from costwise_core.protocols import CacheStore, Embedder, NearPolicy
+from costwise_core.protocols import CacheStore, Completer, Embedder, NearPolicy
 from costwise_core.types import Entry, Hit, Miss, Scope, Selection, Usage, Vector
 
 __all__ = ["Cache", "CacheStats"]
@@ -76,7 +75,7 @@ class Cache:
         policy: NearPolicy | None = None,
         judge: Judge | None = None,
         admission: CachePolicy | None = None,
-        rewriter: Rewriter | None = None,
+        rewriter: Completer | None = None,
         ttl: float | None = None,
         neighbours: int = 8,
         max_answer_bytes: int = MAX_ANSWER_BYTES,

@@ -18,8 +18,9 @@ from typing import Final, Literal
 from costwise_core.cache.agreement import Turn, content_words, digest, disagreement, is_exact
 from costwise_core.cache.dependence import Dependence, dependence
 from costwise_core.cache.key import fingerprint
-from costwise_core.cache.rewrite import Rewriter, check_rewritten, rewrite_prompt
+from costwise_core.cache.rewrite import check_rewritten, rewrite_prompt
 from costwise_core.drive import Flow, call
+from costwise_core.protocols import Completer
 from costwise_core.types import Neighbour
 
 __all__ = [
@@ -70,7 +71,7 @@ class Bypass:
 
 
 def self_contained(
-    turns: Sequence[Turn], question: str, rewriter: Rewriter | None = None
+    turns: Sequence[Turn], question: str, rewriter: Completer | None = None
 ) -> Flow[Standalone | Bypass]:
     """Decide what a question in a conversation is looked up as; drive it with `run` or `arun`.
 

@@ -2,32 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from costwise_core.cache.agreement import Turn, content_words
 from costwise_core.cache.dependence import GENERAL, points_outside, vocabulary
 from costwise_core.cache.words import asks
 
-__all__ = ["Rewriter", "check_rewritten", "rewrite_prompt"]
+__all__ = ["check_rewritten", "rewrite_prompt"]
 
 MAX_REWRITTEN_CHARS: Final = 400
 MAX_PROMPT_CHARS: Final = 6_000
-
-
-class Rewriter(Protocol):
-    """A model that completes a prompt; a small, cheap one will do.
-
-    Example:
-        >>> class Echo:
-        ...     def complete(self, prompt):
-        ...         return "What does Nimbus Fibre cost with TV?"
-        >>> from costwise_core import Cache, MemoryStore
-        >>> cache = Cache(MemoryStore(), rewriter=Echo())
-    """
-
-    def complete(self, prompt: str) -> str:
-        """Return the model's answer to `prompt`."""
-        ...
 
 
 def rewrite_prompt(turns: Sequence[Turn], question: str) -> str:

@@ -1,19 +1,19 @@
-"""A LangChain chat model as the one that makes follow-up questions self-contained."""
+"""A LangChain chat model as a `Completer`, for rewriting, judging and summarising."""
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
 
-from costwise_core.cache.rewrite import Rewriter
+from costwise_core.protocols import Completer
 
-__all__ = ["as_rewriter"]
-
-
-def as_rewriter(given: Rewriter | BaseChatModel) -> Rewriter:
-    """Return a rewriter as it is, and a chat model as a rewriter."""
-    return _ChatRewriter(given) if isinstance(given, BaseChatModel) else given
+__all__ = ["as_completer"]
 
 
-class _ChatRewriter:
+def as_completer(given: Completer | BaseChatModel) -> Completer:
+    """Return a completer as it is, and a chat model as a completer."""
+    return _ChatCompleter(given) if isinstance(given, BaseChatModel) else given
+
+
+class _ChatCompleter:
     def __init__(self, model: BaseChatModel) -> None:
         self._model = model
         # LangGraph shows whoever streams an agent the tokens of every model but those so tagged.
