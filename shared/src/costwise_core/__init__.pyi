@@ -67,7 +67,9 @@ from costwise_core.tokens import TokenCount as TokenCount
 from costwise_core.tokens import Tokens as Tokens
 from costwise_core.tokens import count_tokens as count_tokens
 from costwise_core.tracking import Recorder as Recorder
+from costwise_core.tracking import calling as calling
 from costwise_core.tracking import current_tags as current_tags
+from costwise_core.tracking import left_out as left_out
 from costwise_core.tracking import record_call as record_call
 from costwise_core.tracking import recorder as recorder
 from costwise_core.tracking import track as track
@@ -80,3 +82,5 @@ from costwise_core.types import Scope as Scope
 from costwise_core.types import Selection as Selection
 from costwise_core.types import Usage as Usage
 from costwise_core.usage import usage_of as usage_of
+from costwise_core.waterfall import LeftOut as LeftOut
+from costwise_core.waterfall import savings_of as savings_of

@@ -9,20 +9,40 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from costwise_core.bill import Bill
 from costwise_core.errors import ConfigError, PriceError, nearest
+from costwise_core.notes import Notes
 from costwise_core.prices import PriceBook, shared_prices
 from costwise_core.protocols import Ledger
 from costwise_core.types import CallRecord, Saving, Usage, frozen_tags
+from costwise_core.waterfall import LeftOut, savings_of
 
-__all__ = ["TAGS", "Recorder", "current_tags", "record_call", "recorder", "track"]
+__all__ = [
+    "TAGS",
+    "Recorder",
+    "calling",
+    "current_tags",
+    "left_out",
+    "record_call",
+    "recorder",
+    "track",
+]
 
-TAGS: Final = ("feature", "team", "user", "tenant", "endpoint", "conversation")
+TAGS: Final = (
+    "feature",
+    "team",
+    "user",
+    "tenant",
+    "endpoint",
+    "conversation",
+    "request",
+    "arm",
+)
 """The tags a call can carry."""
 
 
@@ -35,6 +55,9 @@ class Recorder:
         ledgers: Likewise.
         prices: What calls are priced with.
         tags: What the calls are tagged with.
+        notes: What was left out of prompts lately.
+        baseline_model: What would have answered without a router; "" is the model that does.
+        processing: How the provider is asked to work: "standard", "batch", "flex", "priority".
 
     Example:
         >>> with track() as bill:
@@ -48,6 +71,9 @@ class Recorder:
     ledgers: tuple[Ledger, ...]
     prices: PriceBook
     tags: Mapping[str, str]
+    notes: Notes
+    baseline_model: str = ""
+    processing: str = "standard"
 
     def record(
         self,
@@ -60,6 +86,7 @@ class Recorder:
         seconds: float = 0.0,
         id: str | None = None,  # noqa: A002 - the field's name
         overhead: bool = False,
+        prompt: str = "",
         why: str = "",
     ) -> CallRecord:
         """Price a call and write it down. Never raises: a fault is counted on the bills.
@@ -77,6 +104,7 @@ class Recorder:
             seconds: Wall time of the call.
             id: Unique; None to make one. A call reported twice under one id counts once.
             overhead: True for a call costwise itself made.
+            prompt: The text sent, to find what was left out of it. Not kept.
             why: One sentence for a person.
 
         Returns:
@@ -86,9 +114,13 @@ class Recorder:
         usd: Decimal | None = None
         reason = ""
         savings: tuple[Saving, ...] = ()
+        known = usage_then if tier else usage
+        if known is not None and not overhead:
+            savings = self._savings(known, model, prompt, at, hit=bool(tier))
         if tier:
             usage, usd = Usage(), Decimal(0)
-            savings = (self._saving(model, usage_then, at),)
+            if known is None:
+                savings = (_UNKNOWN,)
         elif usage is None:
             usage, reason = Usage(estimated=True), "not priced: nobody reported the tokens"
         else:
@@ -118,7 +150,7 @@ class Recorder:
 
     def _price(self, model: str, usage: Usage, at: float) -> tuple[Decimal | None, str]:
         try:
-            price = self.prices.cost(usage, model, at=at)
+            price = self.prices.cost(usage, model, tier=self.processing, at=at)
         except PriceError as error:
             return None, f"not priced: {error}"
         except Exception as error:  # noqa: BLE001 - somebody else's price book may fail anyhow
@@ -126,23 +158,29 @@ class Recorder:
             return None, f"not priced: {type(error).__name__}"
         return price.usd, price.why
 
-    def _saving(self, model: str, usage_then: Usage | None, at: float) -> Saving:
-        if usage_then is None:
-            return Saving(stage="response_cache", usd=None, why="what the answer cost is not known")
-        usd, why = self._price(model, usage_then, at)
-        return Saving(
-            stage="response_cache",
-            usd=usd,
-            tokens=usage_then.total_tokens,
-            kind="modelled" if usage_then.estimated else "measured",
-            why=why,
-        )
+    def _savings(
+        self, usage: Usage, model: str, prompt: str, at: float, *, hit: bool
+    ) -> tuple[Saving, ...]:
+        try:
+            return savings_of(
+                usage,
+                model,
+                lambda used, name, tier: self.prices.cost(used, name, tier=tier, at=at).usd,
+                baseline_model=self.baseline_model,
+                left_out=self.notes.of(prompt),
+                processing=self.processing,
+                hit=hit,
+            )
+        except Exception as error:  # noqa: BLE001 - likewise
+            self._count_fault(error)
+            return ()
 
     def _count_fault(self, error: Exception) -> None:
         for bill in self.bills:
             bill.count_fault(error)
 
 
+_UNKNOWN: Final = Saving(stage="response_cache", usd=None, why="what the answer cost is not known")
 _current: ContextVar[Recorder | None] = ContextVar("costwise_recorder", default=None)
 
 
@@ -158,7 +196,8 @@ def track(
     Args:
         ledger: Where calls are kept beyond the block.
         prices: What calls are priced with; that of the block around, or the list, if not given.
-        **tags: `feature`, `team`, `user`, `tenant`, `endpoint`, `conversation`.
+        **tags: `feature`, `team`, `user`, `tenant`, `endpoint`, `conversation`, `request` (an id
+            that all calls of one request share), `arm` (of an experiment).
 
     Yields:
         The bill, which fills while the block runs and stays afterwards.
@@ -192,6 +231,9 @@ def track(
         ),
         prices=prices or (around.prices if around else shared_prices()),
         tags=MappingProxyType({**(around.tags if around else {}), **tags}),
+        notes=around.notes if around else Notes(),
+        baseline_model=around.baseline_model if around else "",
+        processing=around.processing if around else "standard",
     )
     token = _current.set(inner)
     try:
@@ -200,6 +242,58 @@ def track(
         # A generator may be closed in another context, where there is nothing to set back.
         with suppress(ValueError):
             _current.reset(token)
+
+
+@contextmanager
+def calling(*, baseline_model: str = "", processing: str = "") -> Iterator[None]:
+    """Say how the calls inside the block came about; does nothing outside every `track` block.
+
+    Args:
+        baseline_model: What would have answered if nothing had been routed.
+        processing: How the provider was asked to work: "standard", "batch", "flex", "priority".
+
+    Example:
+        >>> with track() as bill, calling(baseline_model="gpt-4o"):
+        ...     _ = record_call(operation="chat", model="gpt-4o-mini", usage=Usage(input_tokens=40))
+        >>> bill.savings
+        {'route': Decimal('0.000094')}
+    """
+    around = _current.get()
+    if around is None:
+        yield
+        return
+    token = _current.set(
+        replace(
+            around,
+            baseline_model=baseline_model or around.baseline_model,
+            processing=processing or around.processing,
+        )
+    )
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            _current.reset(token)
+
+
+def left_out(note: LeftOut) -> None:
+    """Tell the bills around that something was kept out of a prompt that is yet to be sent.
+
+    It counts as saved on every call whose prompt holds the pieces that stayed.
+
+    Example:
+        >>> note = LeftOut(stage="compress", tokens=1000, pieces=("RAG is a method",), source="1")
+        >>> with track() as bill:
+        ...     left_out(note)
+        ...     _ = record_call(
+        ...         operation="chat", model="gpt-4o", usage=Usage(), prompt="RAG is a method."
+        ...     )
+        >>> bill.savings
+        {'compress': Decimal('0.0025')}
+    """
+    active = _current.get()
+    if active is not None:
+        active.notes.add(note)
 
 
 def recorder() -> Recorder | None:

@@ -164,6 +164,7 @@ class _Recording(BaseCallbackHandler):
             "id": str(run_id),
             "operation": started.operation,
             "model": _answering_model(told, response) or started.model,
+            "prompt": started.text(),
             "seconds": time.monotonic() - started.at,
         }
         marker = told.get("costwise")

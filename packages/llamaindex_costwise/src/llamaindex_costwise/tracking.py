@@ -217,8 +217,15 @@ class _Calls(BaseEventHandler):
             usage=usage,
             seconds=time.perf_counter() - call.began,
             id=span,
+            prompt=_text(call.prompt),
             why="" if answer is not None else "the stream was not read to its end",
         )
+
+
+def _text(prompt: str | Sequence[ChatMessage]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(message.content or "" for message in prompt)
 
 
 def _record_hit(event: CacheHitEvent) -> None:
