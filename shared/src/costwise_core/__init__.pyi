@@ -1,5 +1,9 @@
 from costwise_core._version import __version__ as __version__
 from costwise_core.bill import Bill as Bill
+from costwise_core.budget.budgets import Budget as Budget
+from costwise_core.budget.guard import Budgets as Budgets
+from costwise_core.budget.guard import Reservation as Reservation
+from costwise_core.budget.memory import MemoryBudgets as MemoryBudgets
 from costwise_core.cache.agreement import Turn as Turn
 from costwise_core.cache.cache import Cache as Cache
 from costwise_core.cache.cacheable import CachePolicy as CachePolicy
@@ -43,6 +47,7 @@ from costwise_core.embed.cached import EmbeddingStats as EmbeddingStats
 from costwise_core.embed.onnx import OnnxEmbedder as OnnxEmbedder
 from costwise_core.embed.vectors import MemoryVectors as MemoryVectors
 from costwise_core.embed.vectors import SQLiteVectors as SQLiteVectors
+from costwise_core.errors import BudgetExceededError as BudgetExceededError
 from costwise_core.errors import CostwiseError as CostwiseError
 from costwise_core.errors import PriceError as PriceError
 from costwise_core.errors import SharedStreamError as SharedStreamError

@@ -6,6 +6,7 @@
     ├── PriceError           a price cannot be given
     │   └── UnknownModelError    no price is known for this model
     ├── VectorError          a vector is NaN, zero or of the wrong size
+    ├── BudgetExceededError  a call does not fit into a budget; nothing was sent or paid
     ├── SharedStreamError    a stream shared with another request broke off
     └── StoreError           a store cannot do what was asked
         ├── StoreVersionError     written by a newer costwise, or not by costwise at all
@@ -19,6 +20,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "BudgetExceededError",
     "ConfigError",
     "CostwiseError",
     "EntryTooLargeError",
@@ -67,6 +69,22 @@ class UnknownModelError(PriceError):
 
 class VectorError(CostwiseError, ValueError):
     """A vector is not finite, has no direction, or has the wrong number of dimensions."""
+
+
+class BudgetExceededError(CostwiseError):
+    """A call does not fit into a budget; nothing was sent or paid.
+
+    Attributes:
+        budget: The budget's name.
+        on_exceed: What the budget says is to happen: "refuse", "downgrade", "cache_only", "queue".
+        resets: When its window ends, in seconds since the epoch; infinite for a total.
+    """
+
+    def __init__(
+        self, message: str, *, budget: str, on_exceed: str = "refuse", resets: float = float("inf")
+    ) -> None:
+        super().__init__(message)
+        self.budget, self.on_exceed, self.resets = budget, on_exceed, resets
 
 
 class SharedStreamError(CostwiseError):
