@@ -42,28 +42,38 @@ class _Account:
         )
 
 
-@dataclass(slots=True)
 class Reservation:
     """What one call may cost at most, held until it is settled or released.
 
     Settling and releasing twice changes nothing. All methods have an asynchronous twin.
 
-    Args:
+    Attributes:
         id: Unique to the call.
         model: The model it was made for.
         output_tokens: How many produced tokens are covered.
     """
 
-    id: str
-    model: str
-    output_tokens: int
-    _budgets: "Budgets" = field(repr=False)
-    _accounts: tuple[_Account, ...] = field(repr=False)
-    _request: "_Request" = field(repr=False)
-    _usage: Usage = field(repr=False)
-    _held: dict[str, int] = field(repr=False)
-    _step: int = 0
-    _open: bool = True
+    def __init__(
+        self,
+        budgets: "Budgets",
+        request: "_Request",
+        accounts: tuple[_Account, ...],
+        *,
+        id: str,  # noqa: A002 - the field's name
+        model: str,
+        usage: Usage,
+        held: Mapping[str, int],
+    ) -> None:
+        self.id = id
+        self.model = model
+        self.output_tokens = usage.output_tokens
+        self._budgets = budgets
+        self._request = request
+        self._accounts = accounts
+        self._usage = usage
+        self._held = held
+        self._step = 0
+        self._open = True
 
     def extend(self, output_tokens: int) -> bool:
         """Hold more, because the answer grows; False if a budget has no room for it."""
@@ -296,16 +306,7 @@ class Budgets:
         refused = yield from request.hold(f"{ident}/reserve", accounts, held)
         if refused is not None:
             raise _exceeded(accounts, refused, held)
-        return Reservation(
-            id=ident,
-            model=model,
-            output_tokens=output_tokens,
-            _budgets=self,
-            _accounts=accounts,
-            _request=request,
-            _usage=usage,
-            _held=held,
-        )
+        return Reservation(self, request, accounts, id=ident, model=model, usage=usage, held=held)
 
     def _accounts(self, tags: Mapping[str, str]) -> tuple[_Account, ...]:
         now = self._clock()
