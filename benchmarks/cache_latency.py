@@ -8,24 +8,25 @@ All entries lie in one scope, the worst case for a scan. `exact` asks a stored q
 keys with `store_` call the store alone. Milliseconds of CPU, and of wall time under `wall`.
 
 Vectors are real MiniLM ones where `--data` has `vec/passages.f16.npy` (20,000; more entries than
-that are copies of them moved to cosine 0.9), else random directions. GPTCache (SQLite and faiss,
-as its documentation sets it up) is measured in the same run if it is installed.
+that are copies of them moved to cosine 0.9), else random directions. Other caches are measured in
+the same run if they are installed (`make peers`). CPU is this process's: what a Redis server spends
+shows in the wall time alone, for langchain-redis and for `--store redis`.
 """
 
-import importlib.util
 import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
+from benchmarks import _peers
 from benchmarks._common import DATA, Clock, Summary, arguments, finish, timed, versions
 from costwise_core import Cache, Entry, FixedThreshold, MemoryStore, Scope, SQLiteStore
 from costwise_core.cache import canonical, question_key
+from costwise_core.stores.redis import RedisStore
 
 ANSWER = "The answer is a paragraph of about the length that a model writes for a question. " * 6
 SCOPE = Scope(tenant="benchmark", model="any")
@@ -119,7 +120,7 @@ class Subject:
     bare: Callable[[], dict[str, tuple[Summary, Summary]]] = dict
 
 
-def costwise(store: MemoryStore | SQLiteStore, load: Load) -> Subject:
+def costwise(store: MemoryStore | SQLiteStore | RedisStore, load: Load) -> Subject:
     """Return our cache on one of our stores."""
     embedder = Table(load.vectors())
     cache = Cache(store, embedder=embedder, policy=FixedThreshold(min_cosine=0.9))
@@ -161,30 +162,13 @@ def costwise(store: MemoryStore | SQLiteStore, load: Load) -> Subject:
     )
 
 
-def gptcache(load: Load) -> Subject:
-    """Return GPTCache with SQLite and faiss; its vectors come from the same table."""
-    from gptcache import Cache as GPTCache
-    from gptcache.adapter import api
-    from gptcache.manager import CacheBase, VectorBase, get_data_manager
-
-    vectors, numbers = load.vectors(), range(len(load.entries))
-    manager = get_data_manager(
-        CacheBase("sqlite", sql_url="sqlite:///gptcache.db"),
-        VectorBase("faiss", dimension=load.entries.shape[1], index_path="gptcache.index"),
-        max_size=len(load.entries) + len(load.fresh),
-    )
-    embedding = SimpleNamespace(to_embeddings=lambda data, **_: vectors[canonical(data)])
-    cache = GPTCache()
-    api.init_similar_cache(cache_obj=cache, embedding=embedding, data_manager=manager)
+def other(peer: _peers.Peer, load: Load) -> Subject:
+    """Return another cache; its vectors come from the same table."""
+    numbers = range(len(load.entries))
     return Subject(
-        fill=lambda: manager.import_data(
-            [stored(i) for i in numbers],
-            [f"{i} {ANSWER}" for i in numbers],
-            list(load.entries),
-            [None] * len(load.entries),
-        ),
-        ask=lambda question: api.get(question, cache_obj=cache),
-        put=lambda question: api.put(question, ANSWER, cache_obj=cache),
+        fill=lambda: peer.fill([stored(i) for i in numbers], [f"{i} {ANSWER}" for i in numbers]),
+        ask=peer.ask,
+        put=lambda question: peer.put(question, ANSWER),
     )
 
 
@@ -236,46 +220,63 @@ def ours(name: str, load: Load, lookups: int, puts: int) -> dict[str, object]:
     if name == "memory":
         store = MemoryStore(max_entries=None, max_bytes=None)
         return measure(costwise(store, load), load, lookups, puts)
+    if name == "redis":
+        from tests.services.redis_engine import redis_engine
+
+        with redis_engine(Path.cwd()) as engine:
+            far = RedisStore(engine.url, timeout=60)
+            return measure(costwise(far, load), load, lookups, puts)
     with SQLiteStore("costwise.db", max_entries=None, max_bytes=None) as file:
         return measure(costwise(file, load), load, lookups, puts)
+
+
+def theirs(opener: _peers.Open, load: Load, lookups: int, puts: int) -> dict[str, object]:
+    vectors = load.vectors()
+    vectors |= {canonical(stored(i)): row for i, row in enumerate(load.entries)}
+    capacity = len(load.entries) + len(load.fresh)
+    with opener(_peers.lookup_in(vectors, canonical), capacity, Path.cwd()) as peer:
+        return measure(other(peer, load), load, lookups, puts)
 
 
 def row(label: str, measured: dict[str, object]) -> str:
     columns = ("exact", "semantic", "semantic_miss", "put")
     cells = [measured[f"{name}_ms"] for name in columns]
-    return f"{label:<24}" + "".join(f"{c['p50']:>9.3f} {c['p95']:>8.3f}" for c in cells)  # type: ignore[index]
+    times = "".join(f"{c['p50']:>9.3f} {c['p95']:>8.3f}" for c in cells)  # type: ignore[index]
+    wall = measured["wall"]["semantic_ms"]["p50"]  # type: ignore[index]
+    return f"{label:<24}{times}{wall:>12.3f}"
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--entries", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--store", choices=["sqlite", "memory"], default="sqlite")
+    parser.add_argument("--store", choices=["sqlite", "memory", "redis"], default="sqlite")
     parser.add_argument("--data", type=Path, default=DATA, help="folder with vec/*.npy")
     parser.add_argument("--lookups", type=int, default=300)
     parser.add_argument("--puts", type=int, default=2_000)
     parser.add_argument("--peer-entries", type=int, default=10_000, help="largest size for peers")
     args = parser.parse_args()
     clock = Clock()
-    has_peer = importlib.util.find_spec("gptcache") is not None
+    openers = _peers.installed()
     sizes: dict[str, object] = {}
-    peer: dict[str, object] = {}
+    peers: dict[str, dict[str, object]] = {name: {} for name in openers}
     print(
         f"{'CPU ms, p50 and p95':<24}"
         + "".join(f"{c:>18}" for c in ("exact", "semantic", "miss", "put"))
+        + f"{'semantic wall':>16}"
     )
     for n in args.entries:
         load, source = make_load(n, args.lookups, args.puts, args.data.resolve(), args.seed)
         result = in_empty_folder(lambda: ours(args.store, load, args.lookups, args.puts))  # noqa: B023
         sizes[str(n)] = {**result, "vectors": source}
         print(row(f"costwise {args.store} {n:,}", result), flush=True)
-        if has_peer and n <= args.peer_entries:
+        for name, opener in openers.items():
+            if n > args.peer_entries:
+                continue
             result = in_empty_folder(
-                lambda: measure(gptcache(load), load, args.lookups, min(args.puts, 300))  # noqa: B023
+                lambda: theirs(opener, load, args.lookups, min(args.puts, 300))  # noqa: B023
             )
-            peer[str(n)] = {**result, "vectors": source}
-            print(row(f"gptcache {n:,}", result), flush=True)
-    if not has_peer:
-        print("gptcache is not installed (pip install gptcache faiss-cpu sqlalchemy)")
+            peers[name][str(n)] = {**result, "vectors": source}
+            print(row(f"{name} {n:,}", result), flush=True)
     finish(
         args,
         {
@@ -283,8 +284,8 @@ def main() -> None:
             "seed": args.seed,
             "store": args.store,
             "sizes": sizes,
-            "peers": {"gptcache": peer if has_peer else "not installed"},
-            "versions": versions("gptcache", "faiss-cpu"),
+            "peers": peers,
+            "versions": versions(*_peers.VERSIONS),
             **clock.seconds(),
         },
     )

@@ -4,7 +4,8 @@
 
 Rows are {a, b, same_answer, category}: b's answer is stored and a is asked. A list of
 {category, pairs: [{a, b}]} (JSON, pairs that must all miss) is read too. One decision rule for all
-files, `GuardedThreshold()` as it ships, beside a bare cosine of 0.90. With several files the keys
+files, `GuardedThreshold()` as it ships, beside a bare cosine of 0.90 and beside other caches at
+their own defaults, one empty cache a pair (`make peers`). With several files the keys
 of the first are at the top, and `files` has each.
 
 recall: share of the pairs with the same answer that are served. false_hit_rate: share of the
@@ -12,6 +13,7 @@ others that are served. wrong_share: share of what is served that is wrong.
 """
 
 import json
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _peers
 from benchmarks._common import DATA, Clock, arguments, finish, versions
 from costwise_core.cache.guards import GuardedThreshold, veto
 from costwise_core.embed.onnx import OnnxEmbedder
-from costwise_core.types import Entry, Neighbour
+from costwise_core.types import Entry, Neighbour, Vector
 
 FIXED_COSINE = 0.90
 
@@ -89,6 +92,23 @@ def fixed(pair: Pair) -> bool:
     return pair.cosine >= FIXED_COSINE
 
 
+def peer_rates(
+    pairs: Sequence[Pair], embedder: OnnxEmbedder, opener: _peers.Open
+) -> dict[str, Any]:
+    def embed(text: str) -> Vector:
+        vector: Vector = embedder.embed([text])[0]
+        return vector
+
+    with tempfile.TemporaryDirectory() as folder, opener(embed, 10, Path(folder)) as peer:
+
+        def serve(pair: Pair) -> bool:
+            peer.clear()
+            peer.put(pair.stored, "an answer")
+            return peer.ask(pair.asked) is not None
+
+        return rates(pairs, serve)
+
+
 def measure(pairs: Sequence[Pair]) -> dict[str, Any]:
     categories: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
@@ -118,6 +138,7 @@ def show(name: str, result: dict[str, Any]) -> None:
     rows = {
         "guarded": result,
         f"cosine {FIXED_COSINE:.2f} alone": result["fixed_090"],
+        **result["peers"],
         **{f"  {category}": row for category, row in result["by_category"].items()},
     }
     for label, row in rows.items():
@@ -138,9 +159,12 @@ def main() -> None:
         parser.exit(0, f"skipped: no --data, and {DATA / 'cache'} holds no pairs\n")
     clock = Clock()
     embedder = OnnxEmbedder(args.model)
+    openers = _peers.installed()
     files = {}
     for path in paths:
-        files[path.name] = measure(with_cosines(list(read_pairs(path)), embedder))
+        pairs = with_cosines(list(read_pairs(path)), embedder)
+        peers = {name: peer_rates(pairs, embedder, one) for name, one in openers.items()}
+        files[path.name] = {**measure(pairs), "peers": peers}
         show(path.name, files[path.name])
     result = {
         **files[paths[0].name],
@@ -148,7 +172,7 @@ def main() -> None:
         "embedder": embedder.name,
         "seed": args.seed,
         **clock.seconds(),
-        "versions": versions("onnxruntime", "tokenizers"),
+        "versions": versions("onnxruntime", "tokenizers", *_peers.VERSIONS),
     }
     finish(args, result)
 

@@ -103,4 +103,5 @@ def test_bare_wheel_imports_without_any_extra(wheels, package, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     missing = [line.split()[0] for line in done.stdout.splitlines()]
-    assert missing == (["langchain_costwise.middleware"] if package.startswith("langchain") else [])
+    agents = ["langchain_costwise.middleware", "langchain_costwise.tool_results"]
+    assert missing == (agents if package.startswith("langchain") else [])

@@ -223,4 +223,4 @@ def test_misses_that_are_never_answered_do_not_pile_up():
     for number in range(2_300):
         cache.lookup(f"Why is mill {number} closed on the hill?", SCOPE)
     assert len(cache._learning._pending) <= 2_000
-    assert len(cache._asked) <= 2_000
+    assert len(cache._asking._rewritten) <= 2_000

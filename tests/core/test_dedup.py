@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costwise_core.cache import Cache
+from costwise_core.cache.control import RiskControl
 from costwise_core.cache.guards.verify import GuardedThreshold
 from costwise_core.cache.policy import FixedThreshold
 from costwise_core.dedup import InFlight
@@ -38,6 +39,8 @@ REWORDED = [
     for item in ("all my",)
     for end in ("?", " ?", " please?", ".")
 ]
+# Guards take "state" for a thing, so that wording pays for itself.
+RECOGNISED = [question.replace("state", "what's") for question in REWORDED]
 
 
 class Model:
@@ -118,6 +121,35 @@ async def test_a_hundred_tasks_pay_once(questions):
     assert all(hit.why.startswith("shared with a request in flight") for hit in hits)
     assert {hit.tier for hit in hits} == ({"exact"} if questions is SAME else {"near"})
     assert {hit.usage_then for hit in hits} == {Usage(output_tokens=3)}
+
+
+@pytest.mark.parametrize("questions", [SAME, RECOGNISED], ids=["identical", "reworded"])
+def test_a_hundred_threads_pay_once_as_the_cache_comes(questions):
+    cache = Cache(MemoryStore(), embedder=HashingEmbedder(256))
+    flights, model = InFlight(), Model(latency=1.0)
+    with ThreadPoolExecutor(100) as pool:
+        got = list(pool.map(lambda q: run(answer(cache, flights, model, q)), questions))
+    assert (len(got), model.calls) == (100, 1)
+    assert flights.stats.reworded == (99 if questions is RECOGNISED else 0)
+
+
+@pytest.mark.parametrize("questions", [SAME, RECOGNISED], ids=["identical", "reworded"])
+async def test_a_hundred_tasks_pay_once_as_the_cache_comes(questions):
+    cache = Cache(MemoryStore(), embedder=HashingEmbedder(256))
+    flights, model = InFlight(), Model(latency=0.05)
+    await asyncio.gather(*(arun(answer(cache, flights, model, q)) for q in questions))
+    assert model.calls == 1
+
+
+async def test_a_promise_too_strict_for_the_guards_shares_less():
+    """At 0.2 % in a hundred requests, no share may be expected to go wrong as often as 1 in 79."""
+    policy = RiskControl(max_wrong=0.002)
+    cache = Cache(MemoryStore(), embedder=HashingEmbedder(256), policy=policy)
+    flights, model = InFlight(), Model(latency=0.05)
+    await asyncio.gather(*(arun(answer(cache, flights, model, q)) for q in RECOGNISED))
+    shared = flights.stats.reworded
+    assert 1 <= shared <= 0.002 * 100 * 79
+    assert model.calls == 100 - shared
 
 
 async def test_threads_and_tasks_of_two_loops_share_one_call():

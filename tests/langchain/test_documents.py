@@ -97,8 +97,32 @@ def test_a_search_from_before_the_change_is_not_kept():
 
     retriever.retriever = Slow(documents=shelf.documents)
     assert texts(retriever.invoke("slow")) == ["Old."]
-    assert retriever.cache.stats.not_stored == {"changed_document": 1}
+    assert retriever.cache.stats.not_stored == {"outdated": 1}
     assert texts(retriever.invoke("slow")) == ["New."]
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("said", [{}, {"source": "laws.pdf"}, {"version": "v1"}])
+async def test_an_ingestion_while_a_search_is_on_its_way(sync, said):
+    """The search has found the old text; before it is kept, the hook announces the new one."""
+    shelf, retriever = make([law(0, "Old.", **said)])
+    hook = CacheInvalidator(retriever.cache)
+
+    class Overtaken(Shelf):
+        def _get_relevant_documents(self, query, *, run_manager):
+            found = super()._get_relevant_documents(query, run_manager=run_manager)
+            if self.documents[0].page_content == "Old.":
+                now = {name: "v2" if name == "version" else told for name, told in said.items()}
+                self.documents[0] = law(0, "New.", **now)
+                hook.transform_documents(self.documents)
+            return found
+
+    retriever.retriever = Overtaken(documents=shelf.documents)
+    ask = lambda: retriever.invoke("0") if sync else retriever.ainvoke("0")  # noqa: E731
+    found = [texts(ask() if sync else await ask()) for _ in range(3)]
+    assert found == [["Old."], ["New."], ["New."]]
+    assert retriever.cache.stats.not_stored == {"outdated": 1}
+    assert retriever.cache.stats.hits == {"exact": 1}
 
 
 def test_a_store_that_cannot_delete_breaks_no_search():

@@ -143,11 +143,11 @@ def test_a_change_is_noticed_in_a_response_that_is_not_stored(cache):
 
 def test_an_answer_from_before_a_change_that_comes_late_is_not_stored():
     cache, versions = Cache(MemoryStore()), Versions()
-    early = versions.now()
-    assert run(versions.notice(cache, (("terms", "v2"),), since=versions.now()))
+    early = cache.mark()
+    assert run(versions.notice(cache, (("terms", "v2"),), since=cache.mark()))
     assert not run(versions.notice(cache, (("terms", "v1"),), since=early))
     # Asked for after the change, it is a document that went back.
-    assert run(versions.notice(cache, (("terms", "v1"),), since=versions.now()))
+    assert run(versions.notice(cache, (("terms", "v1"),), since=cache.mark()))
 
 
 def test_a_store_that_cannot_delete_is_counted_and_asked_again(inner):
@@ -441,3 +441,50 @@ def test_other_processes_are_refused_with_advice(invalidator):
 
     with pytest.raises(ConfigError, match="num_workers"):
         pickle.dumps(invalidator)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("how", ["query", "aquery"])
+async def test_an_ingestion_while_an_answer_is_on_its_way(cache, how, streaming):
+    """The old text is retrieved; before the answer is kept, the pipeline announces the new one."""
+    retriever = Switching(indexed(document("Thirty days.")))
+
+    class Overtaken(FakeLLM):
+        def _text(self, sent):
+            if self.calls == 1:
+                update = document("Sixty days.")
+                IngestionPipeline(transformations=[CacheInvalidator(cache=cache)]).run(
+                    documents=[update]
+                )
+                retriever.index = indexed(update)
+            return "Sixty." if "Sixty" in sent else "Thirty."
+
+    engine = engine_over(retriever, Overtaken(), cache, streaming=streaming)
+
+    async def ask():
+        response = engine.query(ASKED) if how == "query" else await engine.aquery(ASKED)
+        if streaming and how == "aquery":
+            return "".join([token async for token in response.async_response_gen()])
+        return str(response)
+
+    assert [await ask() for _ in range(3)] == ["Thirty.", "Sixty.", "Sixty."]
+    assert cache.stats.not_stored == {"outdated": 1}
+    assert cache.stats.hits == {"exact": 1}
+
+
+def test_an_ingestion_while_a_search_is_on_its_way(cache):
+    class Overtaken(Switching):
+        def _retrieve(self, query_bundle):
+            found = super()._retrieve(query_bundle)
+            if self.calls == 1:
+                update = document("Sixty days.")
+                CacheInvalidator(cache=cache)([update])
+                self.index = indexed(update)
+            return found
+
+    retriever = CachedRetriever(
+        Overtaken(indexed(document("Thirty days."))), cache=cache, corpus="law"
+    )
+    found = [retriever.retrieve(ASKED)[0].node.text for _ in range(3)]
+    assert found == ["Thirty days.", "Sixty days.", "Sixty days."]
+    assert cache.stats.hits == {"exact": 1}

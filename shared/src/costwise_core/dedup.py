@@ -49,6 +49,8 @@ class InFlightStats:
     Args:
         led: Requests that paid while others could share their answer.
         shared: Requests that were answered by another's paid call.
+        reworded: How many of them asked in other words.
+        refreshed: Answers past their time that were paid for behind.
         handed_over: Requests that led after the one they waited for was cancelled.
         timed_out: Requests that waited as long as they may and then paid.
         alone: Requests that paid because they may not wait: for themselves, in a circle, or for an
@@ -58,6 +60,8 @@ class InFlightStats:
 
     led: int = 0
     shared: int = 0
+    reworded: int = 0
+    refreshed: int = 0
     handed_over: int = 0
     timed_out: int = 0
     alone: int = 0
@@ -145,12 +149,10 @@ class InFlight:
         Raises:
             Exception: a copy of what the other request raised.
         """
-        if os.getpid() != self._pid:  # forked: nobody here will ever settle the parent's flights
-            self._start()
         text = canonical(question)
         now = self.clock()
-        key = question_key(text)
-        asked = Flight(key=key, scope=scope.key, question=question, vector=vector, now=now)
+        asked = self._flight(text, scope, question, vector, now)
+        key = asked.key
         since = now if since is None else since
         deadline = now + self.max_wait
         handed_over = False
@@ -165,6 +167,8 @@ class InFlight:
             outcome = flight.outcome
             if outcome is None or outcome.kind == "shared":
                 self._count("shared")
+                if flight.key != key:
+                    self._count("reworded")
                 served = partial(_served, cosine=cosine, exact=flight.key == key, clock=self.clock)
                 if outcome is None:
                     return Follow(flight, max_wait=self.max_wait, served=served)
@@ -176,6 +180,37 @@ class InFlight:
                 self._count("alone")
                 return self.alone(question, vector)
             handed_over = True
+
+    def claim_refresh(self, question: str, scope: Scope, *, since: float) -> Lead | None:
+        """Get the right to renew an answer that is served meanwhile; None if somebody else has it.
+
+        Args:
+            question: The question alone.
+            scope: Everything else the answer depends on.
+            since: When this request began to look, as for `claim`.
+        """
+        now = self.clock()
+        asked = self._flight(canonical(question), scope, question, None, now)
+        with self._lock:
+            here = self._flights.setdefault(asked.scope, {})
+            same = here.get(asked.key)
+            if same is not None and self._is_open(same, since, now):
+                return None
+            here[asked.key] = asked
+        self._count("refreshed")
+        return self._lead(asked)
+
+    def take_over(self, lead: Lead) -> Flow[bool]:
+        """Pay for a lead from here, a thread or task of its own; False if another process does."""
+        lead.flight.move_here()
+        _leading.set((*_led_here(), lead.flight))
+        if self.leases is None:
+            return True
+        try:
+            return (yield from self._acquire(self.leases, lead, uuid.uuid4().hex))
+        except Exception:  # noqa: BLE001 - no leases, so every process pays for itself
+            self._count("errors")
+            return True
 
     def alone(self, question: str, vector: Vector | None = None) -> Lead:
         """Return a lead that nobody follows, for a request that must not be shared."""
@@ -279,13 +314,10 @@ class InFlight:
         """Be the first of all processes too, or wait for what another one stores."""
         if self.leases is None or look is None:
             return lead
-        name = f"{lead.flight.scope}:{lead.flight.key}"
         owner = uuid.uuid4().hex
         try:
             while True:
-                first = yield from call(self.leases.acquire, name, owner, self.max_wait)
-                if first:
-                    lead.lease = Lease(leases=self.leases, name=name, owner=owner)
+                first = yield from self._acquire(self.leases, lead, owner)
                 # Even the first looks again: another may have stored and left just before.
                 hit = yield from look()
                 if hit is not None:
@@ -305,7 +337,22 @@ class InFlight:
             lead.abandon()
             raise
 
+    def _acquire(self, leases: Leases, lead: Lead, owner: str) -> Flow[bool]:
+        name = f"{lead.flight.scope}:{lead.flight.key}"
+        first = yield from call(leases.acquire, name, owner, self.max_wait)
+        if first:
+            lead.lease = Lease(leases=leases, name=name, owner=owner)
+        return first
+
     # --- small things -----------------------------------------------------------------------------
+
+    def _flight(
+        self, text: str, scope: Scope, question: str, vector: Vector | None, now: float
+    ) -> Flight:
+        if os.getpid() != self._pid:  # forked: nobody here will ever settle the parent's flights
+            self._start()
+        key = question_key(text)
+        return Flight(key=key, scope=scope.key, question=question, vector=vector, now=now)
 
     def _lead(self, flight: Flight) -> Lead:
         return Lead(

@@ -7,14 +7,13 @@ from typing import Any, Final, Literal, overload
 from costwise_core.cache.agreement import Turn
 from costwise_core.cache.cache import Cache
 from costwise_core.cache.cacheable import CallFacts
-from costwise_core.cache.control import RiskControl
-from costwise_core.cache.key import fingerprint, question_key
-from costwise_core.cache.policy import Verdict
+from costwise_core.cache.key import fingerprint
 from costwise_core.dedup import InFlight
 from costwise_core.dedup_lead import Lead
+from costwise_core.dedup_refresh import Renew, refresh
 from costwise_core.dedup_stream import Follow
 from costwise_core.drive import Flow, call
-from costwise_core.types import Hit, Neighbour, Scope
+from costwise_core.types import Hit, Scope
 
 __all__ = ["find_or_lead"]
 
@@ -32,6 +31,7 @@ def find_or_lead(
     turns: Sequence[Turn] = ...,
     facts: CallFacts = ...,
     near: bool = ...,
+    renew: Renew | None = ...,
     live: Literal[False] = ...,
 ) -> Flow[Hit | Lead]: ...
 @overload
@@ -44,6 +44,7 @@ def find_or_lead(
     turns: Sequence[Turn] = ...,
     facts: CallFacts = ...,
     near: bool = ...,
+    renew: Renew | None = ...,
     live: bool,
 ) -> Flow[Hit | Lead | Follow[Any]]: ...
 def find_or_lead(
@@ -55,12 +56,13 @@ def find_or_lead(
     turns: Sequence[Turn] = (),
     facts: CallFacts = _PLAIN,
     near: bool = True,
+    renew: Renew | None = None,
     live: bool = False,
 ) -> Flow[Hit | Lead | Follow[Any]]:
     """Look an answer up, else wait for the same request in flight, else get the right to pay.
 
     Args:
-        cache: Where answers are looked up; its policy also decides between questions in flight.
+        cache: Where answers are looked up; it also decides between questions in flight.
         in_flight: The requests on their way; None to share none.
         question: The question alone, not the prompt around it.
         scope: Everything else the answer depends on.
@@ -68,6 +70,8 @@ def find_or_lead(
             share only within the same conversation.
         facts: What is known about the model call.
         near: Whether a similar question's answer may serve.
+        renew: Pays for the answer with the lead it is given, stores it and shares it. With it an
+            answer past its time is served once more, and renewed behind.
         live: Whether to follow the stream of another request.
 
     Returns:
@@ -89,39 +93,41 @@ def find_or_lead(
         'A method.'
     """
     since = 0.0 if in_flight is None else in_flight.clock()
-    found = yield from call(cache.lookup, question, scope, turns=turns, facts=facts, near=near)
+    found = yield from call(
+        cache.lookup,
+        question,
+        scope,
+        turns=turns,
+        facts=facts,
+        near=near,
+        stale=renew is not None and in_flight is not None,
+    )
+    said = [part for turn in turns for part in (turn.role, turn.text)]
+    together = scope
+    if said:
+        together = replace(scope, context=fingerprint(scope.context, *said, volatile=()))
+
+    def peek() -> Flow[Hit | None]:
+        return call(cache.peek, question, scope, turns=turns, facts=facts)
+
     if isinstance(found, Hit):
+        if found.stale and in_flight is not None and renew is not None:
+            lead = in_flight.claim_refresh(question, together, since=since)
+            if lead is not None:
+                yield from refresh(cache, in_flight, lead, renew, peek)
         return found
     # A miss with a vector got as far as the near tier. Before that, only these found nothing; any
     # other says that the answer is nobody else's.
     fit = found.vector is not None or found.reason in _LOOKED
     if in_flight is None or not fit:
         return (in_flight or InFlight()).alone(question, found.vector)
-
-    def look() -> Flow[Hit | None]:
-        # The store is asked first: it counts no miss, and this may be the hundredth look.
-        stored = yield from call(cache.backend.get, question_key(question), scope.key)
-        if stored is None:
-            return None
-        again = yield from call(cache.lookup, question, scope, facts=facts, near=False)
-        return again if isinstance(again, Hit) else None
-
-    def decide(text: str, neighbours: Sequence[Neighbour]) -> Verdict:
-        policy = cache.policy
-        look_at = policy.peek if isinstance(policy, RiskControl) else policy.decide
-        return look_at(text, neighbours)
-
-    said = [part for turn in turns for part in (turn.role, turn.text)]
     return (
         yield from in_flight.claim(
             question,
-            replace(scope, context=fingerprint(scope.context, *said, volatile=()))
-            if said
-            else scope,
+            together,
             vector=found.vector,
-            match=decide if near and found.reason != "check" else None,
-            # Of a conversation, other processes store what only a lookup can name.
-            look=None if said else look,
+            match=cache.match_in_flight if near and found.reason != "check" else None,
+            look=peek,
             since=since,
             live=live,
         )

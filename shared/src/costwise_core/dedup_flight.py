@@ -103,6 +103,10 @@ class Flight:
             self.pieces.append(piece)
             self._ring([ticket for ticket in self._tickets if ticket.live])
 
+    def move_here(self) -> None:
+        """Note that from now on the calling thread brings the answer."""
+        self._thread = threading.get_ident()
+
     def settle(self, outcome: Outcome, now: float) -> bool:
         """End the flight and wake everybody; False if it had ended before."""
         with self._lock:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from costwise_core.errors import CostwiseError, nearest
-from costwise_core.types import Vector
+from costwise_core.types import Saving, Vector
 
 __all__ = ["Compressed", "Dropped", "Passage", "Span"]
 
@@ -77,9 +77,10 @@ class Compressed:
         tokens_before: Of all given passages, titles included.
         tokens_after: Of all kept ones.
         reason: One of a small set of words that are counted: "compressed", or for input passed
-            through as it was "short", "no_question", "no_passages", "not_worth_it", "no_saving",
-            "timeout", "error".
+            through as it was "short", "no_question", "no_passages", "not_worth_it", "no_price",
+            "no_saving", "timeout", "error".
         why: One sentence for a person, with the numbers the decision rests on.
+        saving: The dollars, where they were asked for (`WhenWorthIt`) and something was saved.
 
     Example:
         >>> result = Compressed.unchanged([Passage(text="a", id="1")], tokens=1, reason="short")
@@ -94,6 +95,7 @@ class Compressed:
     reason: str
     why: str = ""
     dropped: tuple[Dropped, ...] = ()
+    saving: Saving | None = None
 
     @classmethod
     def unchanged(

@@ -223,6 +223,7 @@ class Hit:
         cosine: Similarity of the two questions; 1.0 in the exact tier.
         age: Seconds since the answer was stored.
         why: One sentence for a person.
+        stale: Whether the answer is past its time and is to be refreshed behind.
     """
 
     answer: str
@@ -232,6 +233,7 @@ class Hit:
     cosine: float
     age: float
     why: str
+    stale: bool = False
 
     def __bool__(self) -> bool:
         return True
@@ -268,7 +270,7 @@ class Saving:
     """What one stage saved on one request; negative when it cost more than it saved.
 
     Args:
-        stage: "response_cache", later "trim", "route" and so on.
+        stage: One of `costwise_core.waterfall.STAGES`, such as "response_cache".
         usd: Dollars, exact; None when the model has no known price.
         tokens: Input plus output tokens not paid for.
         kind: "measured" (both numbers were counted), "modelled" or "sampled".

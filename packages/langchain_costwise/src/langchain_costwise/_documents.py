@@ -6,6 +6,7 @@ from langchain_core.documents import Document
 
 from costwise_core.cache import fingerprint
 from costwise_core.cache.versions import Documents
+from langchain_costwise._passages import restore
 
 __all__ = ["documents_of"]
 
@@ -18,7 +19,7 @@ def documents_of(documents: Iterable[Document]) -> Documents:
     chunk its content. One without any name counts under its content.
     """
     found: dict[tuple[str, str], None] = {}
-    for document in documents:
+    for document in map(restore, documents):  # compressed text differs from question to question
         stated = document.metadata.get("version")
         version = "" if stated is None else str(stated)
         source = str(document.metadata.get("source") or document.metadata.get("id") or "")

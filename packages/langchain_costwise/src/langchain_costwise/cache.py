@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias, overload
 
@@ -13,19 +12,20 @@ from langchain_core.outputs import Generation
 from langchain_core.runnables import RunnableConfig, ensure_config
 
 from costwise_core.cache import VOLATILE, Cache, Volatile
-from costwise_core.cache.cacheable import CachePolicy, before_store
+from costwise_core.cache.cacheable import CachePolicy
 from costwise_core.cache.judge import Judge
-from costwise_core.cache.key import fingerprint, question_key
 from costwise_core.context import RequestContext, current_request
 from costwise_core.dedup import InFlight
+from costwise_core.dedup_find import find_or_lead
 from costwise_core.dedup_lead import Lead
+from costwise_core.dedup_refresh import Renew
 from costwise_core.dedup_stream import Follow
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import ConfigError, nearest
 from costwise_core.protocols import CacheStore, Completer, Embedder, NearPolicy
 from costwise_core.tokens import count_tokens
 from costwise_core.tracking import record_call
-from costwise_core.types import Hit, Miss, Scope, Selection, Usage
+from costwise_core.types import Hit, Miss, Selection, Usage
 from langchain_costwise._answers import read_answers, write_answers
 from langchain_costwise._completer import as_completer
 from langchain_costwise._convert import TEXT, Request, prompt_text, read_request
@@ -48,8 +48,6 @@ SAID: Final = "costwise"
 """Where in a config's `configurable` those fields are."""
 
 _SCOPE_FIELDS = ("tenant", "model", "corpus")
-# Misses that come of looking; any other says that the answer is nobody else's.
-_LOOKED = frozenset({"no_entry", "other_context", "store_error", "embedder_error"})
 
 
 class ModelCall(NamedTuple):
@@ -205,7 +203,14 @@ class SemanticCache(BaseCache):
             if isinstance(request, Miss):
                 self.cache.count_miss(request.reason, request.why)
                 return None
-            found = yield from self._find(request)
+            found = yield from call(
+                self.cache.lookup,
+                request.question,
+                request.scope,
+                turns=request.turns,
+                facts=request.facts,
+                near=request.near,
+            )
             answers = self._read(found) if isinstance(found, Hit) else None
             if answers and isinstance(found, Hit) and request.scope.kind == TEXT:
                 # Text models run no callbacks on a hit, so nobody else can write it down.
@@ -223,25 +228,33 @@ class SemanticCache(BaseCache):
             return None
 
     @overload
-    def claim(self, call: ModelCall, in_flight: InFlight) -> Flow[list[Generation] | Lead]: ...
+    def claim(
+        self, call: ModelCall, in_flight: InFlight, *, renew: Renew | None = ...
+    ) -> Flow[list[Generation] | Lead]: ...
     @overload
     def claim(
-        self, call: ModelCall, in_flight: InFlight, *, live: bool
+        self, call: ModelCall, in_flight: InFlight, *, renew: Renew | None = ..., live: bool
     ) -> Flow[list[Generation] | Lead | Follow[Any]]: ...
     def claim(
-        self, call: ModelCall, in_flight: InFlight, *, live: bool = False
+        self,
+        call: ModelCall,
+        in_flight: InFlight,
+        *,
+        renew: Renew | None = None,
+        live: bool = False,
     ) -> Flow[list[Generation] | Lead | Follow[Any]]:
         """Look up, else wait for the same call in flight, else get the right to pay.
 
         Args:
             call: The call.
             in_flight: The calls on their way.
+            renew: Makes the call with the lead it is given and keeps the answer. With it, an answer
+                past its time is served once more, and renewed behind.
             live: Whether to follow another call's stream.
 
         Raises:
             Exception: a copy of what the call that was waited for raised.
         """
-        since = in_flight.clock()
         try:
             request = self._request(call.prompt, call.llm_string, call.said)
         except Exception as error:  # noqa: BLE001 - a cache fails open
@@ -250,49 +263,23 @@ class SemanticCache(BaseCache):
         if isinstance(request, Miss):
             self.cache.count_miss(request.reason, request.why)
             return in_flight.alone("")
-        found = yield from self._find(request)
-        if isinstance(found, Miss):
-            # What is stored for nobody is shared with nobody.
-            looked = found.vector is not None or found.reason in _LOOKED
-            if not looked or (call.tools and "tool_calls" not in self.cache.admission.allow):
-                return in_flight.alone(request.question, found.vector)
-            shared = yield from in_flight.claim(
-                request.question,
-                _together(request),
-                vector=found.vector,
-                match=self.cache.policy.decide
-                if request.near and found.reason != "check"
-                else None,
-                look=partial(self._look, request),
-                since=since,
-                # Calls of tools get ids of their own, which only a whole answer can be given.
-                live=live and not call.tools,
-            )
-            if not isinstance(shared, Hit):
-                return shared
-            return self._read(shared) or in_flight.alone(request.question)
-        return self._read(found) or in_flight.alone(request.question)
-
-    def _find(self, request: Request) -> Flow[Hit | Miss]:
-        return call(
-            self.cache.lookup,
+        # Calls of tools are nobody else's, unless they are stored for others too.
+        private = call.tools and "tool_calls" not in self.cache.admission.allow
+        found = yield from find_or_lead(
+            self.cache,
+            None if private else in_flight,
             request.question,
             request.scope,
             turns=request.turns,
             facts=request.facts,
             near=request.near,
+            renew=renew,
+            # Calls of tools get ids of their own, which only a whole answer can be given.
+            live=live and not call.tools,
         )
-
-    def _look(self, request: Request) -> Flow[Hit | None]:
-        """Look for what another process has stored meanwhile."""
-        if request.turns:
-            return None  # what it is stored as is for the cache to know
-        # The store is asked first: it counts no miss, and this may be the hundredth look.
-        key, scope = question_key(request.question), request.scope.key
-        if (yield from call(self.cache.backend.get, key, scope)) is None:
-            return None
-        found = yield from self._find(replace(request, near=False))
-        return found if isinstance(found, Hit) else None
+        if not isinstance(found, Hit):
+            return found
+        return self._read(found) or in_flight.alone(request.question)
 
     def keep(self, call: ModelCall, generations: Sequence[Generation], lead: Lead) -> Flow[None]:
         """Keep an answer if it is fit to be served again, and give it to all who wait for it."""
@@ -333,17 +320,7 @@ class SemanticCache(BaseCache):
                 text=written.text,
                 usage=usage,
             )
-            # A full disk is no reason for everybody to pay; what was kept out on purpose is one.
-            fit = (
-                stored
-                or before_store(
-                    request.question,
-                    written.text or written.answer,
-                    call=written.facts,
-                    policy=self.cache.admission,
-                ).allowed
-            )
-            return (written.answer, usage) if fit else None  # noqa: TRY300
+            return (written.answer, usage) if stored.fit else None  # noqa: TRY300
         except Exception as error:  # noqa: BLE001
             self.cache.count_error(error)
             return None
@@ -359,15 +336,6 @@ class SemanticCache(BaseCache):
         if isinstance(scope, str):
             return Miss(reason="no_scope", why=scope)
         return replace(request, scope=scope)
-
-
-def _together(request: Request) -> Scope:
-    """Return the scope in which calls on their way are one: that of the whole conversation."""
-    said = [part for turn in request.turns for part in (turn.role, turn.text)]
-    if not said:
-        return request.scope
-    context = f"{request.scope.context}\x00{fingerprint(*said, volatile=())}"
-    return replace(request.scope, context=context)
 
 
 def with_said(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, overload
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -25,6 +25,7 @@ from costwise_core.dedup import InFlight
 from costwise_core.dedup_lead import Lead
 from costwise_core.dedup_stream import Follow, afan_out, fan_out
 from costwise_core.drive import Flow, arun, run
+from costwise_core.drive import call as effect
 from costwise_core.errors import ConfigError
 from langchain_costwise._convert import write_prompt
 from langchain_costwise._replay import copied, relayed, replay, told_last, whole
@@ -165,7 +166,7 @@ class CachedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._call(messages, stop, kwargs)
-        claim = run(self.answers.claim(call, self.in_flight))
+        claim = run(self._claim(call, messages, stop, kwargs))
         if isinstance(claim, list):
             return ChatResult(generations=_chat(claim))
         with claim:
@@ -183,7 +184,7 @@ class CachedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._call(messages, stop, kwargs)
-        claim = await arun(self.answers.claim(call, self.in_flight))
+        claim = await arun(self._claim(call, messages, stop, kwargs))
         if isinstance(claim, list):
             return ChatResult(generations=_chat(claim))
         with claim:
@@ -201,7 +202,7 @@ class CachedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._call(messages, stop, kwargs)
-        claim = run(self.answers.claim(call, self.in_flight, live=True))
+        claim = run(self._claim(call, messages, stop, kwargs, live=True))
         if isinstance(claim, list):
             yield from replay(_chat(claim)[0])
         elif isinstance(claim, Follow):
@@ -220,7 +221,7 @@ class CachedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._call(messages, stop, kwargs)
-        claim = await arun(self.answers.claim(call, self.in_flight, live=True))
+        claim = await arun(self._claim(call, messages, stop, kwargs, live=True))
         if isinstance(claim, list):
             for chunk in replay(_chat(claim)[0]):
                 yield chunk
@@ -235,6 +236,43 @@ class CachedChatModel(BaseChatModel):
             async with aclosing(stream):
                 async for chunk in stream:
                     yield chunk
+
+    @overload
+    def _claim(
+        self,
+        call: ModelCall,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        kwargs: dict[str, Any],
+    ) -> Flow[list[Generation] | Lead]: ...
+    @overload
+    def _claim(
+        self,
+        call: ModelCall,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        kwargs: dict[str, Any],
+        *,
+        live: bool,
+    ) -> Flow[list[Generation] | Lead | Follow[Any]]: ...
+    def _claim(
+        self,
+        call: ModelCall,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        kwargs: dict[str, Any],
+        *,
+        live: bool = False,
+    ) -> Flow[list[Generation] | Lead | Follow[Any]]:
+        def renew(lead: Lead) -> Flow[None]:
+            # A run of its own, so that it is on the bill, and none that asks the cache again.
+            said = {**(call.said or {}), "bypass": True}
+            result = yield from effect(
+                self.generate, [messages], stop=stop, **{**kwargs, SAID: said}
+            )
+            yield from self.answers.keep(call, result.generations[0], lead)
+
+        return self.answers.claim(call, self.in_flight, renew=renew, live=live)
 
     def _finish(
         self, call: ModelCall, lead: Lead

@@ -18,8 +18,8 @@ class CacheInvalidator(BaseDocumentTransformer):
     with a "version" in the metadata, answers from that very version stay, and without one all
     answers from the source go.
 
-    Run it once the new documents can be found: an answer drawn from the old ones in between would
-    be kept again.
+    Run it once the new documents can be found. For five minutes answers from the versions before
+    are not kept; of documents without a version that can be told only of those on their way.
 
     Args:
         cache: The cache of the retrievers that search these documents: `semantic_cache.cache` of a
@@ -28,8 +28,7 @@ class CacheInvalidator(BaseDocumentTransformer):
     Example:
         >>> from costwise_core import Cache, MemoryStore, Scope
         >>> cache = Cache(MemoryStore())
-        >>> cache.store("Notice period?", Scope(), "30 days", documents=(("terms", "v1"),))
-        True
+        >>> _ = cache.store("Notice period?", Scope(), "30 days", documents=(("terms", "v1"),))
         >>> terms = Document("60 days", metadata={"source": "terms", "version": "v2"})
         >>> CacheInvalidator(cache).transform_documents([terms]) == [terms]
         True

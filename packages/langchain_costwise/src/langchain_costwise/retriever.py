@@ -18,6 +18,7 @@ from costwise_core.cache.cacheable import CallFacts
 from costwise_core.cache.versions import Versions
 from costwise_core.dedup import InFlight
 from costwise_core.dedup_find import find_or_lead
+from costwise_core.dedup_lead import Lead
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.types import Hit, Miss, Scope
 from langchain_costwise._answers import bounded_json
@@ -119,22 +120,40 @@ class CachedRetriever(BaseRetriever):
             self.cache.count_miss(scope.reason, scope.why)
             return (yield from self._search(query, kwargs, callbacks))
         near = split_question(query).near
-        claim = yield from find_or_lead(self.cache, self.in_flight, query, scope, near=near)
+
+        def renew(lead: Lead) -> Flow[list[Document]]:
+            return self._paid(lead, query, scope, dict(kwargs), None, near=near)
+
+        claim = yield from find_or_lead(
+            self.cache, self.in_flight, query, scope, near=near, renew=renew
+        )
         if isinstance(claim, Hit):
             if documents := self._read(claim):
                 return documents
             claim = self.in_flight.alone(query)
-        with claim:
-            since = self._versions.now()
+        return (yield from self._paid(claim, query, scope, kwargs, callbacks, near=near))
+
+    def _paid(
+        self,
+        lead: Lead,
+        query: str,
+        scope: Scope,
+        kwargs: dict[str, Any],
+        callbacks: Any,
+        *,
+        near: bool,
+    ) -> Flow[list[Document]]:
+        with lead:
+            since = yield from call(self.cache.mark)
             documents = yield from self._search(query, kwargs, callbacks)
             written, used = _written(documents), documents_of(documents)
             current = yield from self._versions.notice(self.cache, used, since=since)
             if written is None:
                 self.cache.count_not_stored("not_json" if documents else "no_documents")
             elif not current:
-                self.cache.count_not_stored("changed_document")
+                self.cache.count_not_stored("outdated")
             else:
-                yield from call(
+                stored = yield from call(
                     self.cache.store,
                     query,
                     scope,
@@ -142,10 +161,12 @@ class CachedRetriever(BaseRetriever):
                     facts=_FOUND,
                     near=near,
                     text="\n".join(document.page_content for document in documents),
-                    vector=claim.vector,
+                    vector=lead.vector,
                     documents=used,
+                    since=since,
                 )
-                claim.share(written)
+                if stored.fit:
+                    lead.share(written)
         return documents
 
     def _search(self, query: str, kwargs: dict[str, Any], callbacks: Any) -> Flow[list[Document]]:

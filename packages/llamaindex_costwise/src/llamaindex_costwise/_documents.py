@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from llama_index.core.schema import BaseNode
 
 from costwise_core.cache.versions import Documents
+from llamaindex_costwise._passages import restored
 
 __all__ = ["documents_of"]
 
@@ -16,7 +17,7 @@ def documents_of(nodes: Iterable[BaseNode]) -> Documents:
     A node whose document's hash is not known stands for itself too, with its own.
     """
     found: dict[tuple[str, str], None] = {}
-    for node in nodes:
+    for node in map(restored, nodes):  # compressed text differs from question to question
         source = node.source_node
         stated = node.metadata.get("version")
         version = str(stated) if stated not in (None, "") else ""

@@ -13,6 +13,7 @@ from costwise_core.cache.cacheable import CallFacts
 from costwise_core.dedup import InFlight
 from costwise_core.dedup_find import find_or_lead
 from costwise_core.dedup_lead import Lead
+from costwise_core.dedup_refresh import Renew
 from costwise_core.dedup_stream import Follow, afan_out, fan_out
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.types import Hit, Scope, Usage
@@ -57,22 +58,26 @@ class Through:
         """Return the stored answer, or what `fn` answers, kept if it may be."""
         if request is None:
             return (yield from call(fn, *args, **kwargs))
-        claim = yield from self._claim(request, kind)
-        if not isinstance(claim, Lead):
-            return claim
-        with claim:
-            answer = yield from call(fn, *args, **kwargs)
-            yield from self._keep(request, claim, answer)
-        return answer
+
+        def paid(lead: Lead) -> Flow[AnswerT]:
+            with lead:
+                answer = yield from call(fn, *args, **kwargs)
+                yield from self._keep(request, lead, answer)
+            return answer
+
+        claim = yield from self._claim(request, kind, paid)
+        return (yield from paid(claim)) if isinstance(claim, Lead) else claim
 
     @overload
-    def _claim(self, request: Request, kind: type[AnswerT]) -> Flow[AnswerT | Lead]: ...
+    def _claim(
+        self, request: Request, kind: type[AnswerT], renew: Renew
+    ) -> Flow[AnswerT | Lead]: ...
     @overload
     def _claim(
-        self, request: Request, kind: type[AnswerT], *, live: bool
+        self, request: Request, kind: type[AnswerT], renew: Renew, *, live: bool
     ) -> Flow[AnswerT | Lead | Follow[AnswerT]]: ...
     def _claim(
-        self, request: Request, kind: type[AnswerT], *, live: bool = False
+        self, request: Request, kind: type[AnswerT], renew: Renew, *, live: bool = False
     ) -> Flow[AnswerT | Lead | Follow[AnswerT]]:
         """Return an answer to serve, the right to pay for one, or somebody else's stream."""
         asked = request.asked
@@ -84,6 +89,7 @@ class Through:
             turns=asked.turns,
             facts=request.facts,
             near=asked.near,
+            renew=renew,
             live=live,
         )
         if not isinstance(found, Hit):
@@ -133,7 +139,7 @@ class Through:
             usage=usage,
             vector=lead.vector,
         )
-        if kept:
+        if kept.fit:
             lead.share(packed, usage)
 
     def _keep_stream(self, request: Request, lead: Lead, stream: Sequence[Any]) -> Flow[None]:
@@ -157,7 +163,9 @@ class Through:
         """Return the stored answer in pieces, or the stream of `fn`, kept if read to its end."""
         if request is None:
             return fn(*args, **kwargs)
-        claim = run(self._claim(request, kind, live=True))
+        whole = _Whole(partial(fn, *args, **kwargs))
+        renew = partial(self._renew_stream, request, whole)
+        claim = run(self._claim(request, kind, renew, live=True))
         if isinstance(claim, Follow):
             return self._follow(request, claim)
         if not isinstance(claim, Lead):
@@ -179,7 +187,9 @@ class Through:
         """Do what `stream` does with an asynchronous `fn`."""
         if request is None:
             return cast("AsyncGenerator[AnswerT, None]", await fn(*args, **kwargs))
-        claim = await arun(self._claim(request, kind, live=True))
+        whole = _Whole(partial(fn, *args, **kwargs))
+        renew = partial(self._renew_stream, request, whole)
+        claim = await arun(self._claim(request, kind, renew, live=True))
         if isinstance(claim, Follow):
             return self._afollow(request, claim)
         if not isinstance(claim, Lead):
@@ -189,6 +199,9 @@ class Through:
             stream = await fn(*args, **kwargs)
             duties.pop_all()
         return self._alead(request, claim, stream)
+
+    def _renew_stream(self, request: Request, whole: "_Whole", lead: Lead) -> Flow[None]:
+        yield from self._keep_stream(request, lead, (yield from call(whole.read)))
 
     # --- a stream that others may follow, and somebody else's ------------------------------------
 
@@ -229,6 +242,19 @@ class Through:
             async for piece in stream:
                 yield relayed(piece, shared.hit)
         announce(shared.hit, operation=request.operation, model=request.scope.model)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A stream that is read to its end at once."""
+
+    stream: Callable[[], Any]
+
+    def read(self) -> list[Any]:
+        return list(self.stream())
+
+    async def aread(self) -> list[Any]:
+        return [piece async for piece in await self.stream()]
 
 
 async def _areplay(answer: AnswerT) -> AsyncGenerator[AnswerT, None]:

@@ -32,8 +32,7 @@ class CacheInvalidator(TransformComponent):
         >>> from llama_index.core.ingestion import IngestionPipeline
         >>> from costwise_core import Cache, MemoryStore, Scope
         >>> cache = Cache(MemoryStore())
-        >>> cache.store("Notice period?", Scope(), "30 days", documents=(("terms", "v1"),))
-        True
+        >>> _ = cache.store("Notice period?", Scope(), "30 days", documents=(("terms", "v1"),))
         >>> pipeline = IngestionPipeline(transformations=[CacheInvalidator(cache=cache)])
         >>> terms = Document(id_="terms", text="60 days", metadata={"version": "v2"})
         >>> nodes = pipeline.run(documents=[terms])

@@ -1,5 +1,6 @@
 """A query engine that answers from a cache where it may, sources included."""
 
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -18,16 +19,14 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from costwise_core.cache import Cache, fingerprint, split_question
 from costwise_core.cache.cacheable import CallFacts
 from costwise_core.cache.versions import Versions
-from costwise_core.context import current_request
 from costwise_core.dedup import InFlight
 from costwise_core.dedup_find import find_or_lead
 from costwise_core.dedup_lead import Lead
 from costwise_core.drive import Flow, arun, call, run
-from costwise_core.errors import ConfigError
 from costwise_core.types import Hit, Scope
 from llamaindex_costwise._documents import documents_of
 from llamaindex_costwise._ending import heard, unknown, worst
-from llamaindex_costwise._request import UnstableModelError, facts_of, settings_of
+from llamaindex_costwise._request import facts_of, settings_of
 from llamaindex_costwise._response import (
     areplay,
     pack_response,
@@ -35,6 +34,7 @@ from llamaindex_costwise._response import (
     unfit_response,
     unpack_response,
 )
+from llamaindex_costwise._scoped import check_corpus, given, scope_of
 from llamaindex_costwise._usage import estimated_usage
 from llamaindex_costwise.embedding import with_vector
 from llamaindex_costwise.events import announce
@@ -50,7 +50,6 @@ class _Request:
     scope: Scope
     facts: CallFacts
     near: bool
-    asked: int
     endings: list[str] = field(default_factory=list)
 
 
@@ -103,11 +102,7 @@ class CachedQueryEngine(BaseQueryEngine):
         require: tuple[str, ...] = (),
         in_flight: InFlight | None = None,
     ) -> None:
-        if not corpus:
-            raise ConfigError(
-                "corpus must name what the engine searches and its version, such as "
-                "'handbook-v7'; two engines with one cache would share answers without it."
-            )
+        check_corpus(corpus, "engine")
         super().__init__(callback_manager=engine.callback_manager)
         self.engine = engine
         self.cache = cache
@@ -153,80 +148,78 @@ class CachedQueryEngine(BaseQueryEngine):
         request = self._request(query_bundle)
         if request is None:
             return self.engine.query(query_bundle)
-        claim = run(self._claim(request))
+        claim = run(self._claim(request, query_bundle))
         if not isinstance(claim, Lead):
             stored, streamed = claim
             if not streamed:
                 return stored
             tokens = replay(stored.response or "")
             return StreamingResponse(tokens, stored.source_nodes, stored.metadata)
+        return self._paid(request, query_bundle, claim)
+
+    def _paid(self, request: _Request, query: QueryBundle, lead: Lead) -> RESPONSE_TYPE:
         with ExitStack() as duties:
-            duties.enter_context(claim)
-            asked = self._with_vector(query_bundle, claim)
+            duties.enter_context(lead)
+            since = self.cache.mark()
+            asked = self._with_vector(query, lead)
             with heard(request.endings):
                 response = self.engine.query(asked)
             if not isinstance(response, StreamingResponse):
-                run(self._keep(request, claim, response))
+                run(self._keep(request, lead, response, since))
                 return response
             duties.pop_all()
         return StreamingResponse(
-            self._tee(request, claim, response), response.source_nodes, response.metadata
+            self._tee(request, lead, response, since), response.source_nodes, response.metadata
         )
 
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         request = self._request(query_bundle)
         if request is None:
             return await self.engine.aquery(query_bundle)
-        claim = await arun(self._claim(request))
+        claim = await arun(self._claim(request, query_bundle))
         if not isinstance(claim, Lead):
             stored, streamed = claim
             if not streamed:
                 return stored
             tokens = areplay(stored.response or "")
             return AsyncStreamingResponse(tokens, stored.source_nodes, stored.metadata)
+        return await self._apaid(request, query_bundle, claim)
+
+    async def _apaid(self, request: _Request, query: QueryBundle, lead: Lead) -> RESPONSE_TYPE:
         with ExitStack() as duties:
-            duties.enter_context(claim)
-            asked = self._with_vector(query_bundle, claim)
+            duties.enter_context(lead)
+            since = await self.cache.amark()
+            asked = self._with_vector(query, lead)
             with heard(request.endings):
                 response = await self.engine.aquery(asked)
             if not isinstance(response, AsyncStreamingResponse):
-                await arun(self._keep(request, claim, response))
+                await arun(self._keep(request, lead, response, since))
                 return response
             duties.pop_all()
         return AsyncStreamingResponse(
-            self._atee(request, claim, response), response.source_nodes, response.metadata
+            self._atee(request, lead, response, since), response.source_nodes, response.metadata
         )
 
     # --- the cache around one query -------------------------------------------------------------
 
     def _request(self, query: QueryBundle) -> _Request | None:
         """Return what to look up, or None (counted) if this query must go to the engine."""
-        try:
-            context = current_request()
-            if context.bypass or query.image_path:
-                self.cache.count_miss(
-                    "bypass" if context.bypass else "modality", "the query is not one to cache"
-                )
-                return None
-            scope = context.complete(self._scope(query), self._require)
+        facts = CallFacts()
+
+        def own() -> Scope:
+            nonlocal facts
             llm = self._llm()
             facts = CallFacts() if llm is None else facts_of(llm, (), {})
-        except UnstableModelError as error:
-            self.cache.count_miss("unstable_model", str(error))
-            return None
-        except Exception as error:  # noqa: BLE001 - a cache fails open
-            self.cache.count_error(error)
-            self.cache.count_miss("unreadable", f"{type(error).__name__} while reading the query")
-            return None
-        if isinstance(scope, str):
-            self.cache.count_miss("no_scope", scope)
+            return self._scope(query)
+
+        scope = scope_of(query, self.cache, self._require, own)
+        if scope is None:
             return None
         return _Request(
             question=query.query_str,
             scope=scope,
             facts=facts,
             near=split_question(query.query_str).near,
-            asked=self.versions.now(),
         )
 
     def _llm(self) -> Any:
@@ -247,13 +240,11 @@ class CachedQueryEngine(BaseQueryEngine):
                 volatile=(),
             ),
             # Whatever else retrieval would go by.
-            context=fingerprint(
-                repr(query.custom_embedding_strs), repr(query.embedding), volatile=()
-            ),
+            context=given(query),
             kind="llama_index.response",
         )
 
-    def _claim(self, request: _Request) -> Flow[tuple[Response, bool] | Lead]:
+    def _claim(self, request: _Request, query: QueryBundle) -> Flow[tuple[Response, bool] | Lead]:
         """Return a response to serve and whether it was a stream, or the right to pay for one."""
         found = yield from find_or_lead(
             self.cache,
@@ -262,6 +253,8 @@ class CachedQueryEngine(BaseQueryEngine):
             request.scope,
             facts=request.facts,
             near=request.near,
+            # What the model calls behind it say must not mix with what is heard here.
+            renew=_Renewal(self, replace(request, endings=[]), query),
         )
         if not isinstance(found, Hit):
             return found
@@ -275,14 +268,20 @@ class CachedQueryEngine(BaseQueryEngine):
         return served
 
     def _keep(
-        self, request: _Request, lead: Lead, response: RESPONSE_TYPE, *, streamed: bool = False
+        self,
+        request: _Request,
+        lead: Lead,
+        response: RESPONSE_TYPE,
+        since: int,
+        *,
+        streamed: bool = False,
     ) -> Flow[None]:
         if not isinstance(response, Response):
             self.cache.count_not_stored("structured")
             return
         try:
             documents = documents_of(source.node for source in response.source_nodes)
-            current = yield from self.versions.notice(self.cache, documents, since=request.asked)
+            current = yield from self.versions.notice(self.cache, documents, since=since)
             if not current:
                 self.cache.count_not_stored("outdated")
                 return
@@ -312,8 +311,9 @@ class CachedQueryEngine(BaseQueryEngine):
             usage=usage,
             vector=lead.vector,
             documents=documents,
+            since=since,
         )
-        if kept:
+        if kept.fit:
             lead.share(packed, usage)
 
     def _with_vector(self, query: QueryBundle, lead: Lead) -> QueryBundle:
@@ -321,7 +321,7 @@ class CachedQueryEngine(BaseQueryEngine):
         return with_vector(query, lead.vector, model, self.cache.embedder)
 
     def _tee(
-        self, request: _Request, lead: Lead, response: StreamingResponse
+        self, request: _Request, lead: Lead, response: StreamingResponse, since: int
     ) -> Generator[str, None, None]:
         tokens: list[str] = []
         with lead:
@@ -334,10 +334,10 @@ class CachedQueryEngine(BaseQueryEngine):
                 self.cache.count_not_stored("unfinished")
                 raise
             whole = Response("".join(tokens), response.source_nodes, response.metadata)
-            run(self._keep(request, lead, whole, streamed=True))
+            run(self._keep(request, lead, whole, since, streamed=True))
 
     async def _atee(
-        self, request: _Request, lead: Lead, response: AsyncStreamingResponse
+        self, request: _Request, lead: Lead, response: AsyncStreamingResponse, since: int
     ) -> AsyncGenerator[str, None]:
         tokens: list[str] = []
         with lead:
@@ -350,7 +350,30 @@ class CachedQueryEngine(BaseQueryEngine):
                 self.cache.count_not_stored("unfinished")
                 raise
             whole = Response("".join(tokens), response.source_nodes, response.metadata)
-            await arun(self._keep(request, lead, whole, streamed=True))
+            await arun(self._keep(request, lead, whole, since, streamed=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Renewal:
+    """Pays for a response behind, and reads it to its end if it is a stream."""
+
+    engine: CachedQueryEngine
+    request: _Request
+    query: QueryBundle
+
+    def __call__(self, lead: Lead) -> Flow[None]:
+        return call(self.pay, lead)
+
+    def pay(self, lead: Lead) -> None:
+        response = self.engine._paid(self.request, self.query, lead)  # noqa: SLF001 - same file
+        if isinstance(response, StreamingResponse):
+            deque(response.response_gen, maxlen=0)
+
+    async def apay(self, lead: Lead) -> None:
+        response = await self.engine._apaid(self.request, self.query, lead)  # noqa: SLF001
+        if isinstance(response, AsyncStreamingResponse):
+            async for _ in response.async_response_gen():
+                pass
 
 
 def _part(owner: object, name: str) -> Any:

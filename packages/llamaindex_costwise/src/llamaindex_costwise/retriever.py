@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from enum import Enum
+from functools import partial
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.bridge.pydantic import BaseModel
@@ -12,15 +13,14 @@ from llama_index.core.vector_stores.types import MetadataFilters
 from costwise_core.cache import Cache, fingerprint, split_question
 from costwise_core.cache.cacheable import CallFacts
 from costwise_core.cache.versions import Versions
-from costwise_core.context import current_request
 from costwise_core.dedup import InFlight
 from costwise_core.dedup_find import find_or_lead
 from costwise_core.dedup_lead import Lead
 from costwise_core.drive import Flow, arun, call, run
-from costwise_core.errors import ConfigError
-from costwise_core.types import Hit, Miss, Scope
+from costwise_core.types import Hit, Scope
 from llamaindex_costwise._documents import documents_of
 from llamaindex_costwise._response import pack_nodes, unfit_nodes, unpack_nodes
+from llamaindex_costwise._scoped import check_corpus, given, scope_of
 from llamaindex_costwise.embedding import with_vector
 
 __all__ = ["CachedRetriever"]
@@ -68,11 +68,7 @@ class CachedRetriever(BaseRetriever):
         require: tuple[str, ...] = (),
         in_flight: InFlight | None = None,
     ) -> None:
-        if not corpus:
-            raise ConfigError(
-                "corpus must name what the retriever searches and its version, such as "
-                "'handbook-v7'; two retrievers with one cache would share results without it."
-            )
+        check_corpus(corpus, "retriever")
         super().__init__(callback_manager=retriever.callback_manager)
         self.retriever = retriever
         self.cache = cache
@@ -91,13 +87,13 @@ class CachedRetriever(BaseRetriever):
         return await arun(self._find(query_bundle))
 
     def _find(self, query: QueryBundle) -> Flow[list[NodeWithScore]]:
-        scope = self._scope(query)
-        if isinstance(scope, Miss):
-            self.cache.count_miss(scope.reason, scope.why)
+        scope = scope_of(query, self.cache, self._require, lambda: self._scope(query))
+        if scope is None:
             return (yield from self._search(query))
-        asked, near = self.versions.now(), split_question(query.query_str).near
+        near = split_question(query.query_str).near
+        renew = partial(self._paid, query, scope, near=near)
         claim = yield from find_or_lead(
-            self.cache, self.in_flight, query.query_str, scope, facts=_FOUND, near=near
+            self.cache, self.in_flight, query.query_str, scope, facts=_FOUND, near=near, renew=renew
         )
         if isinstance(claim, Hit):
             try:
@@ -106,12 +102,18 @@ class CachedRetriever(BaseRetriever):
                 self.cache.count_error(error)
                 self.cache.take_back(claim, "damaged", "a stored result could not be read")
             claim = self.in_flight.alone(query.query_str)
+        return (yield from self._paid(query, scope, claim, near=near))
+
+    def _paid(
+        self, query: QueryBundle, scope: Scope, lead: Lead, *, near: bool
+    ) -> Flow[list[NodeWithScore]]:
         model = getattr(self.retriever, "_embed_model", None)
-        with claim:
+        with lead:
+            since = yield from call(self.cache.mark)
             found = yield from self._search(
-                with_vector(query, claim.vector, model, self.cache.embedder)
+                with_vector(query, lead.vector, model, self.cache.embedder)
             )
-            yield from self._keep(query.query_str, scope, claim, found, near=near, asked=asked)
+            yield from self._keep(query.query_str, scope, lead, found, near=near, since=since)
         return found
 
     def _search(self, query: QueryType) -> Flow[list[NodeWithScore]]:
@@ -125,7 +127,7 @@ class CachedRetriever(BaseRetriever):
         found: list[NodeWithScore],
         *,
         near: bool,
-        asked: int,
+        since: int,
     ) -> Flow[None]:
         try:
             reason = unfit_nodes(found) if found else "no_documents"
@@ -136,7 +138,7 @@ class CachedRetriever(BaseRetriever):
             self.cache.count_error(error)
             self.cache.count_not_stored("unreadable")
             return
-        current = yield from self.versions.notice(self.cache, documents, since=asked)
+        current = yield from self.versions.notice(self.cache, documents, since=since)
         if packed is None or not current:
             self.cache.count_not_stored(reason or ("outdated" if packed else "not_exact"))
             return
@@ -150,36 +152,20 @@ class CachedRetriever(BaseRetriever):
             text=text,
             vector=lead.vector,
             documents=documents,
+            since=since,
         )
-        if kept:
+        if kept.fit:
             lead.share(packed)
 
-    def _scope(self, query: QueryBundle) -> Scope | Miss:
-        try:
-            context = current_request()
-            if context.bypass:
-                return Miss(reason="bypass", why="the caller asked for no cache")
-            if query.image_path:
-                return Miss(reason="modality", why="the query holds a picture")
-            scope = context.complete(
-                Scope(
-                    kind="llama_index.nodes",
-                    corpus=self.corpus,
-                    # A corpus named for the whole request must not mix two retrievers' results.
-                    template=self.corpus,
-                    tools=fingerprint(
-                        self._public, json.dumps(_identity(self.retriever)), volatile=()
-                    ),
-                    context=fingerprint(
-                        repr(query.custom_embedding_strs), repr(query.embedding), volatile=()
-                    ),
-                ),
-                self._require,
-            )
-        except Exception as error:  # noqa: BLE001 - a cache fails open
-            self.cache.count_error(error)
-            return Miss(reason="unreadable", why="the query or the retriever cannot be read")
-        return Miss(reason="no_scope", why=scope) if isinstance(scope, str) else scope
+    def _scope(self, query: QueryBundle) -> Scope:
+        return Scope(
+            kind="llama_index.nodes",
+            corpus=self.corpus,
+            # A corpus named for the whole request must not mix two retrievers' results.
+            template=self.corpus,
+            tools=fingerprint(self._public, json.dumps(_identity(self.retriever)), volatile=()),
+            context=given(query),
+        )
 
 
 def _identity(value: object, *, public: bool = False) -> object:

@@ -1,18 +1,22 @@
 """From a request to what is looked up: whether, as which question, in which scope, how long."""
 
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Final
 
 from costwise_core.cache.agreement import Turn
-from costwise_core.cache.cacheable import CachePolicy, CallFacts, before_lookup, day
+from costwise_core.cache.cacheable import DAY, CachePolicy, CallFacts, before_lookup, day
 from costwise_core.cache.conversation import Standalone, self_contained
 from costwise_core.cache.key import canonical, fingerprint
 from costwise_core.drive import Flow
 from costwise_core.protocols import Completer
 from costwise_core.types import Miss, Scope
 
-__all__ = ["Asked", "Request", "ask"]
+__all__ = ["Asked", "Asking", "Request", "ask"]
 
+# Rewritten follow-ups whose answers have not come yet.
+_REWRITTEN: Final = 2_000
 _PLAIN: Final = CallFacts()
 
 
@@ -26,6 +30,7 @@ class Request:
         turns: The conversation before the question, oldest first.
         facts: What is known about the model call.
         near: Whether a similar question's answer would do.
+        stale: Whether an answer past its time would do, because the caller refreshes it.
     """
 
     question: str
@@ -33,6 +38,7 @@ class Request:
     turns: tuple[Turn, ...] = ()
     facts: CallFacts = _PLAIN
     near: bool = True
+    stale: bool = False
 
     @property
     def name(self) -> str:
@@ -97,3 +103,33 @@ def ask(
     if today:
         scope = replace(scope, context=f"{scope.context}\x00{today}")
     return Asked(text=text, scope=scope, near=near, ttl=policy.seconds(verdict), alone=alone)
+
+
+class Asking:
+    """Decides what requests are looked up as, and says the same again when their answers come.
+
+    Args:
+        rewriter: Makes follow-ups self-contained, if there is one.
+    """
+
+    def __init__(self, rewriter: Completer | None) -> None:
+        self._rewriter = rewriter
+        self._rewritten: OrderedDict[str, Asked] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def ask(self, request: Request, policy: CachePolicy, now: float) -> Flow[Asked | Miss]:
+        """Decide what a request is looked up as, or why it is not."""
+        if self._rewriter is None or not request.turns:
+            return (yield from ask(request, policy=policy, rewriter=None, now=now))
+        # A rewriter is not asked twice, and what it said must hold when the answer comes.
+        name = f"{request.name} {now // DAY}"
+        known = self._rewritten.get(name)
+        if known is not None:
+            return known
+        found = yield from ask(request, policy=policy, rewriter=self._rewriter, now=now)
+        if isinstance(found, Asked):
+            with self._lock:
+                self._rewritten[name] = found
+                while len(self._rewritten) > _REWRITTEN:
+                    self._rewritten.popitem(last=False)
+        return found

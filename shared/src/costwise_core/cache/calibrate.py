@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from costwise_core.bounds import least_sample, sample_needed, wrong_share_upper
 from costwise_core.cache.evidence import FACTS
 from costwise_core.cache.guards import Guard, first_objection, read
 from costwise_core.cache.judge import Judge
@@ -137,7 +138,8 @@ class Calibrated:
             (needed - one.hits, one)
             for one in self.curve
             if one.threshold < lowest
-            and (needed := _hits_needed(one, self.max_wrong, self.confidence)) is not None
+            and (needed := sample_needed(one.wrong, one.hits, self.max_wrong, self.confidence))
+            is not None
         ]
         if not wanted:
             return "More pairs like these would not support a lower threshold."
@@ -187,7 +189,7 @@ def calibrate(
             raise ConfigError(f"{name} must be between 0 and 1, got {value!r}.")
     known = list(pairs)
     same_answer = sum(same for _, _, same in known)
-    least = _least_hits(max_wrong, confidence)
+    least = least_sample(max_wrong, confidence)
     if same_answer < least:
         raise ConfigError(
             f"{same_answer} pairs with the same answer cannot show that at most {max_wrong:.1%} "
@@ -285,64 +287,3 @@ def judge_error(
         different=len(different),
         false_alarms=1 - sum(equal) / len(equal) if equal else 0.0,
     )
-
-
-# --- the exact bound ------------------------------------------------------------------------------
-
-
-def wrong_share_upper(wrong: int, n: int, confidence: float) -> float:
-    """Return the exact one-sided upper bound on a share of which `wrong` in `n` were seen.
-
-    It is the share at which so few or fewer would be seen with probability 1 - `confidence`.
-
-    Example:
-        >>> round(wrong_share_upper(0, 59, 0.95), 4)  # 1 - 0.05 ** (1 / 59)
-        0.0495
-    """
-    if wrong >= n:
-        return 1.0
-    low, high = wrong / n, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        if _at_most(wrong, n, middle) > 1 - confidence:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _at_most(k: int, n: int, share: float) -> float:
-    """Probability of at most `k` in `n`: the lower tail of the binomial distribution."""
-    if share >= 1.0:
-        return 0.0
-    log_in, log_out = math.log(share), math.log1p(-share)
-    log_all = math.lgamma(n + 1)
-    return math.fsum(
-        math.exp(
-            log_all - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_in + (n - i) * log_out
-        )
-        for i in range(k + 1)
-    )
-
-
-def _least_hits(max_wrong: float, confidence: float) -> int:
-    """How many hits without a wrong one support the bound."""
-    return math.ceil(math.log(1 - confidence) / math.log1p(-max_wrong))
-
-
-def _hits_needed(point: Point, max_wrong: float, confidence: float) -> int | None:
-    """How many hits at this point's wrong share would support the bound; None if none would."""
-    if not point.hits or point.wrong_share >= max_wrong:
-        return None
-    low = high = max(point.hits, _least_hits(max_wrong, confidence))
-    while wrong_share_upper(math.ceil(point.wrong_share * high), high, confidence) > max_wrong:
-        low, high = high, high * 2
-        if high > 10_000_000:
-            return None
-    while high - low > max(1, high // 50):
-        middle = (low + high) // 2
-        if wrong_share_upper(math.ceil(point.wrong_share * middle), middle, confidence) > max_wrong:
-            low = middle
-        else:
-            high = middle
-    return high

@@ -25,6 +25,10 @@ _EVERY: Final = 50
 _MIN_LABELS: Final = 20
 # Early checks are denser: the share is at least this over the wrong answers allowed so far.
 _EARLY_CHECKS: Final = 2.0
+# A check stands for 1/share answers. Where little may be wrong, a single wrong one would close
+# the cache, so the share is at least this over what may be wrong, up to a tenth.
+_STEADY_CHECKS: Final = 0.002
+_MOST_CHECKS: Final = 0.1
 # Overdrawn budget is paid back over half as many requests as there were, but at most so many.
 _HORIZON: Final = 2_000
 # A candidate more likely wrong than right is not served, whatever budget there is.
@@ -80,8 +84,8 @@ class RiskControl:
         max_wrong: Promised largest share of wrong near answers, such as 0.02.
         per: Share of what: of all "request"s that reach the near tier, or of near "hit"s.
         confidence: One-sided confidence of the bound, at least 0.5.
-        check_share: Share of servable answers that are checked once enough is known; more are at
-            first. Each check costs one model call.
+        check_share: Least share of servable answers that are checked; more are at first, and up to
+            a tenth where `max_wrong` is below 0.04. Each check costs one model call.
         window: How many requests are looked back on, so that drift is followed.
         judge_error: Share of different answers that the judge calls the same (`judge_error`
             measures it). For every wrong answer it sees, so many more are assumed.
@@ -203,7 +207,8 @@ class RiskControl:
 
     def _share_now(self) -> float:
         n = self._requests + self._new_requests
-        return max(self.check_share, min(1.0, _EARLY_CHECKS / (self.max_wrong * n)))
+        steady = max(self.check_share, min(_MOST_CHECKS, _STEADY_CHECKS / self.max_wrong))
+        return max(steady, min(1.0, _EARLY_CHECKS / (self.max_wrong * n)))
 
     # --- learning, together with other processes ---------------------------------------------
 
@@ -237,7 +242,8 @@ class RiskControl:
                     self._take(row)
                 except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                     damaged += 1
-            self._redraw()
+            if damaged < len(rows) or self._line is None:
+                self._redraw()
         return damaged
 
     def _take(self, row: str) -> None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
+from costwise_core.types import Miss
+
 __all__ = ["CacheStats", "Counts", "Kind"]
 
-Kind: TypeAlias = Literal["hit", "miss", "stored", "not_stored", "error"]
+Kind: TypeAlias = Literal["hit", "stale", "miss", "stored", "not_stored", "error"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +20,7 @@ class CacheStats:
 
     Args:
         hits: Served answers by tier, "exact" and "near".
+        stale: How many of them were past their time, served while being refreshed.
         misses: Lookups without an answer, by reason.
         stored: Answers stored.
         not_stored: Answers not stored, by reason.
@@ -25,6 +28,7 @@ class CacheStats:
     """
 
     hits: Mapping[str, int] = field(default_factory=dict)
+    stale: int = 0
     misses: Mapping[str, int] = field(default_factory=dict)
     stored: int = 0
     not_stored: Mapping[str, int] = field(default_factory=dict)
@@ -56,6 +60,11 @@ class Counts:
         with self._lock:
             self._counts[kind, name] += by
 
+    def miss(self, reason: str, why: str) -> Miss:
+        """Count and return a miss."""
+        self.add("miss", reason)
+        return Miss(reason=reason, why=why)
+
     def stats(self) -> CacheStats:
         """Return all counts so far."""
         with self._lock:
@@ -68,6 +77,7 @@ class Counts:
 
         return CacheStats(
             hits=group("hit"),
+            stale=counts["stale", ""],
             misses=group("miss"),
             stored=counts["stored", ""],
             not_stored=group("not_stored"),

@@ -57,8 +57,7 @@ def export_finetuning(
         >>> from costwise_core import Cache, MemoryStore, Scope
         >>> store = MemoryStore()
         >>> cache, scope = Cache(store), Scope(tenant="acme")
-        >>> cache.store("What is RAG?", scope, "A method.")
-        True
+        >>> _ = cache.store("What is RAG?", scope, "A method.")
         >>> _ = [cache.lookup("What is RAG?", scope) for _ in range(2)]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "train.jsonl")

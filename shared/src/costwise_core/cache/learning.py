@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from costwise_core.cache.control import RiskControl
+from costwise_core.cache.conversation import question_of
 from costwise_core.cache.counts import Counts
 from costwise_core.cache.judge import Judge
 from costwise_core.cache.policy import Verdict
+from costwise_core.cache.sharing import Sharing
 from costwise_core.drive import Flow, call
 from costwise_core.protocols import CacheStore, Journal, NearPolicy
 from costwise_core.types import Entry, Neighbour, Vector
@@ -18,8 +20,8 @@ __all__ = ["Learning", "Pending"]
 
 # Misses whose answer has not come yet.
 _PENDING: Final = 2_000
-# A fresh answer is compared with those of so many groups to find the one it belongs to.
-_GROUPS_COMPARED: Final = 8
+# A judge may cost a model call: the candidate is judged, and so many other groups at most.
+_OTHERS_JUDGED: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,15 +41,22 @@ class Learning:
         policy: What learns.
         judge: What says whether two answers are the same.
         counts: Where faults are counted.
+        sharing: What else learns: whether questions in flight may share.
     """
 
     def __init__(
-        self, backend: CacheStore, policy: NearPolicy, judge: Judge, counts: Counts
+        self,
+        backend: CacheStore,
+        policy: NearPolicy,
+        judge: Judge,
+        counts: Counts,
+        sharing: Sharing | None = None,
     ) -> None:
         self._backend = backend
         self._policy = policy
         self._judge = judge
         self._counts = counts
+        self._sharing = sharing
         self._pending: OrderedDict[tuple[str, str], Pending] = OrderedDict()
         self._position = ""
         self._lock = threading.Lock()
@@ -71,23 +80,31 @@ class Learning:
         Returns:
             The group, and whether the entry is worth a vector of its own.
         """
-        candidate = pending.verdict.candidate
-        groups: dict[str, Entry] = {}
-        if candidate is not None:
-            groups[_group(candidate.entry)] = candidate.entry
-        own = next(iter(groups), None)
+        verdict = pending.verdict
+        own = "" if verdict.candidate is None else _group(verdict.candidate.entry)
+        groups = {} if verdict.candidate is None else {own: verdict.candidate.entry}
         for neighbour in pending.neighbours:
             groups.setdefault(_group(neighbour.entry), neighbour.entry)
+        # The very same text needs no judge.
+        known = next((name for name, one in groups.items() if one.plain == entry.plain), None)
         try:
-            for name, stored in list(groups.items())[:_GROUPS_COMPARED]:
-                same = yield from call(self._judge.same, entry.question, entry.plain, stored.plain)
-                if name == own:
-                    self._policy.learn(pending.verdict, same=same)
+            if own:
+                same = known == own or (yield from self._same(entry, groups[own]))
+                self._policy.learn(verdict, same=same)
+                if self._sharing is not None:
+                    self._sharing.learn(question_of(entry.question), verdict, same=same)
                 if same:
-                    return name, pending.verdict.keep or name != own
+                    return own, verdict.keep
+            others = [name for name in groups if name != own]
+            for name in others[:_OTHERS_JUDGED] if known is None else [known]:
+                if name == known or (yield from self._same(entry, groups[name])):
+                    return name, True
         except Exception as error:  # noqa: BLE001 - a label less
             self._counts.add("error", type(error).__name__)
         return entry.key, True
+
+    def _same(self, fresh: Entry, stored: Entry) -> Flow[bool]:
+        return call(self._judge.same, fresh.question, fresh.plain, stored.plain)
 
     def exchange(self, embedder: str) -> Flow[None]:
         """Share what the policy learned with the processes that use the same store.

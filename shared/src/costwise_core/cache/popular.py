@@ -86,8 +86,7 @@ def popular(store: CacheStore, selection: Selection = _ALL, *, top: int = 20) ->
         >>> from costwise_core import Cache, MemoryStore, Scope
         >>> store = MemoryStore()
         >>> cache = Cache(store, clock=lambda: 0.0)
-        >>> cache.store("What is RAG?", Scope(), "A method.", worth=0.002)
-        True
+        >>> _ = cache.store("What is RAG?", Scope(), "A method.", worth=0.002)
         >>> _ = [cache.lookup("What is RAG?", Scope()) for _ in range(3)]
         >>> print(popular(store))
         Popular questions:

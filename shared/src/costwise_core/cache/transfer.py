@@ -96,8 +96,7 @@ def export_jsonl(
         >>> import tempfile
         >>> from costwise_core import Cache, MemoryStore, Scope
         >>> old, new = MemoryStore(), MemoryStore()
-        >>> Cache(old).store("What is RAG?", Scope(tenant="acme"), "A method.")
-        True
+        >>> _ = Cache(old).store("What is RAG?", Scope(tenant="acme"), "A method.")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     export_jsonl(old, f"{folder}/answers.jsonl")
         ...     import_jsonl(new, f"{folder}/answers.jsonl").stored
@@ -346,7 +345,7 @@ def _warm(
         vectors = yield from _vectors(cache, [row["question"] for row in good])
         for row, vector in zip(good, vectors, strict=True):
             kept = yield from call(cache.store, scope=scope, vector=vector, **row)
-            stored, refused = stored + kept, refused + (not kept)
+            stored, refused = stored + bool(kept), refused + (not kept)
         del damage[_DAMAGE_TOLD:]
         done += len(batch)
         if progress is not None:

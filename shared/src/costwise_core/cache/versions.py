@@ -3,15 +3,14 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 from costwise_core.cache.cache import Cache
+from costwise_core.cache.changes import Documents
 from costwise_core.drive import Flow, call
+from costwise_core.types import Selection
 
 __all__ = ["Documents", "Versions"]
-
-Documents: TypeAlias = tuple[tuple[str, str], ...]
-"""Ids and versions; a version of "" is not known."""
 
 _KNOWN: Final = 10_000
 
@@ -25,9 +24,8 @@ class Versions:
         >>> from costwise_core import Cache, MemoryStore, Scope
         >>> from costwise_core.drive import run
         >>> cache, versions = Cache(MemoryStore()), Versions()
-        >>> cache.store("Notice period?", Scope(), "30 days", documents=(("terms", "v1"),))
-        True
-        >>> run(versions.notice(cache, (("terms", "v2"),), since=versions.now()))
+        >>> _ = cache.store("Notice period?", Scope(), "30 days", documents=(("terms", "v1"),))
+        >>> run(versions.notice(cache, (("terms", "v2"),), since=cache.mark()))
         True
         >>> versions.invalidated
         1
@@ -35,13 +33,8 @@ class Versions:
 
     def __init__(self) -> None:
         self.invalidated = 0
-        self._seen: OrderedDict[str, tuple[str, int]] = OrderedDict()
-        self._clock = 0
+        self._seen: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
-
-    def now(self) -> int:
-        """Return a mark to compare later changes with."""
-        return self._clock
 
     def notice(self, cache: Cache, documents: Documents, *, since: int) -> Flow[bool]:
         """Delete what was drawn from other versions; tell whether an answer from these is current.
@@ -49,37 +42,40 @@ class Versions:
         Args:
             cache: Where answers are deleted.
             documents: Of a fresh answer.
-            since: The mark from when the answer was asked for. If another request has brought
-                another version since, this one was retrieved before the change.
+            since: The cache's mark from before they were retrieved: what another request, or an
+                ingestion, has changed since was retrieved before the change.
         """
-        changed = self._changed(documents, since)
+        if (yield from cache.changes.outdated(documents, since=since)):
+            return False
+        changed, known = self._changed(cache, documents)
         if changed:
             try:
-                self.invalidated += yield from call(cache.invalidate, changed)
+                if known:
+                    yield from cache.changes.announce(known, lags=False)
+                self.invalidated += yield from call(cache.clear, Selection(changed=changed))
             except Exception as error:  # noqa: BLE001 - a cache fails open
                 cache.count_error(error)
-                self._forget(list(changed))
-        return changed is not None
+                self._forget([one for one, _ in changed])
+        return True
 
-    def _changed(self, documents: Documents, since: int) -> dict[str, str] | None:
+    def _changed(self, cache: Cache, documents: Documents) -> tuple[Documents, Documents]:
+        """Return what has another version than was seen last, and which of it was ever seen."""
         ids = [one for one, _ in documents]
-        changed = {}
         with self._lock:
-            for one, version in documents:
-                known, noticed = self._seen.get(one, ("", 0))
-                if known == version or not version or ids.count(one) > 1:
-                    continue
-                if noticed > since:
-                    return None
-                changed[one] = version
-            if changed:
-                self._clock += 1
-            for one, version in changed.items():
-                self._seen[one] = (version, self._clock)
+            changed = tuple(
+                (one, version)
+                for one, version in documents
+                if version and ids.count(one) == 1 and self._seen.get(one) != version
+            )
+            known = tuple((one, version) for one, version in changed if one in self._seen)
+            self._seen.update(changed)
+            for one, _ in changed:
                 self._seen.move_to_end(one)
             while len(self._seen) > _KNOWN:
                 self._seen.popitem(last=False)
-        return changed
+            if changed:  # before anybody else sees the new versions here
+                cache.changes.remember(changed)
+        return changed, known
 
     def _forget(self, ids: Sequence[str]) -> None:
         with self._lock:

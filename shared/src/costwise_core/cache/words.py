@@ -61,6 +61,9 @@ def phrases(text: str, *, start: str = r"\b") -> re.Pattern[str]:
 def stem(word: str) -> str:
     """Cut the commonest English endings off a lower-case word.
 
+    Less than the guards' `uninflected`: that takes "weekly" for "week", by which conversations that
+    differ in just this would agree.
+
     Example:
         >>> stem("tickets"), stem("booked")
         ('ticket', 'book')

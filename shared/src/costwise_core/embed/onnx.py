@@ -3,9 +3,8 @@
 import asyncio
 import hashlib
 import importlib.util
-import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costwise_core.errors import ConfigError, MissingExtraError, VectorError
+from costwise_core.onnx_files import (
+    batches,
+    graph_file,
+    open_session,
+    open_tokenizer,
+    padded,
+    settings,
+)
 from costwise_core.protocols import Role
 from costwise_core.types import Matrix
 
@@ -23,8 +30,6 @@ __all__ = ["OnnxEmbedder"]
 _CHARS_PER_TOKEN: Final = 100
 """WordPiece takes no longer word; what lies behind this many characters per token is not read."""
 
-_MAX_SETTINGS_BYTES: Final = 1_000_000
-_GRAPHS: Final = ("model.onnx", "onnx/model.onnx")
 _POOLING: Final = "1_Pooling/config.json"
 _PROMPTS: Final = "config_sentence_transformers.json"
 
@@ -81,13 +86,7 @@ class OnnxEmbedder:
                     f"{name} must be a whole number of at least {least}, got {value!r}."
                 )
         self.path = _default_path() if path is None else Path(path)
-        graphs = [self.path / name for name in _GRAPHS if (self.path / name).is_file()]
-        if not graphs or not (self.path / "tokenizer.json").is_file():
-            raise ConfigError(
-                f"{self.path} is no model folder: it must hold tokenizer.json and "
-                f"{' or '.join(_GRAPHS)}."
-            )
-        self._graph = graphs[0]
+        self._graph = graph_file(self.path)
         self._threads = threads
         self._max_tokens = max_tokens
         self._batch_size = batch_size
@@ -123,9 +122,7 @@ class OnnxEmbedder:
         model = self._model()
         rows = [model.ids(text, role) for text in texts]
         vectors = np.empty((len(rows), model.dim), np.float32)
-        # Texts of one length need no padding, and padding costs as much as text.
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for batch in _batches(order, self._batch_size):
+        for batch in batches(rows, self._batch_size):
             vectors[batch] = model.run([rows[i] for i in batch])
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
@@ -167,59 +164,25 @@ class _Model:
         return list(self.tokenizer.encode(clean).ids) or [self.pad]
 
     def run(self, rows: Sequence[list[int]]) -> Matrix:
-        longest = max(map(len, rows))
-        ids = np.full((len(rows), longest), self.pad, np.int64)
-        mask = np.zeros((len(rows), longest), np.int64)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
-        every = {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "token_type_ids": np.zeros_like(ids),
-        }
-        feed = {name: every[name] for name in self.inputs}
+        batch = padded(rows, self.pad)
+        feed = {name: batch[name] for name in self.inputs}
         tokens: NDArray[np.float32] = self.session.run([self.output], feed)[0]
         if self.first_token:
             return tokens[:, 0]
-        weights = mask[:, None, :].astype(np.float32)
+        weights = batch["attention_mask"][:, None, :].astype(np.float32)
         pooled: Matrix = (weights @ tokens)[:, 0] / weights.sum(2)
         return pooled
 
 
 def _load(folder: Path, graph: Path, threads: int, max_tokens: int) -> _Model:
-    import onnxruntime  # noqa: PLC0415 - a third of a second that only users of this class pay
-    from tokenizers import Tokenizer  # noqa: PLC0415
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Idle threads sleep: a cache must not burn the cores its application needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    inputs = frozenset(each.name for each in session.get_inputs())
-    if not {"input_ids"} <= inputs <= {"input_ids", "attention_mask", "token_type_ids"}:
-        raise ConfigError(
-            f"{graph} asks for {', '.join(sorted(inputs))}; a sentence-embedding model asks for "
-            "input_ids and attention_mask, perhaps token_type_ids."
-        )
+    session, inputs = open_session(graph, threads=threads)
     outputs = [each for each in session.get_outputs() if len(each.shape) == 3]
     if not outputs or not isinstance(outputs[0].shape[2], int):
         raise ConfigError(
             f"{graph} gives no vector for each token: an output of shape (batch, tokens, dim) "
             "is what gets pooled."
         )
-    positions = _settings(folder / "config.json").get("max_position_embeddings", max_tokens)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    # The file may ask for padding and for a cut of its own, at 128 in MiniLM's case.
-    pad = (
-        tokenizer.padding["pad_id"]
-        if tokenizer.padding
-        else tokenizer.token_to_id("[PAD]") or tokenizer.token_to_id("<pad>") or 0
-    )
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(min(max_tokens, positions))
+    tokenizer, pad = open_tokenizer(folder, max_tokens=max_tokens)
     return _Model(
         session=session,
         tokenizer=tokenizer,
@@ -228,7 +191,7 @@ def _load(folder: Path, graph: Path, threads: int, max_tokens: int) -> _Model:
         dim=outputs[0].shape[2],
         pad=pad,
         first_token=_first_token(folder / _POOLING),
-        prompts=_settings(folder / _PROMPTS).get("prompts", {}),
+        prompts=settings(folder / _PROMPTS).get("prompts", {}),
         max_chars=max_tokens * _CHARS_PER_TOKEN,
     )
 
@@ -240,33 +203,10 @@ def _default_path() -> Path:
 
 
 def _first_token(file: Path) -> bool:
-    modes = [
-        name for name, on in _settings(file).items() if name.startswith("pooling_mode_") and on
-    ]
+    modes = [name for name, on in settings(file).items() if name.startswith("pooling_mode_") and on]
     if modes not in ([], ["pooling_mode_mean_tokens"], ["pooling_mode_cls_token"]):
         raise ConfigError(
             f"{file} asks for {', '.join(modes)}; OnnxEmbedder knows pooling_mode_mean_tokens "
             "and pooling_mode_cls_token, one of them."
         )
     return modes == ["pooling_mode_cls_token"]
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    """Return a small JSON object from a file, {} if there is no file."""
-    if not file.is_file():
-        return {}
-    wrong = ConfigError(f"{file} must hold a JSON object of less than {_MAX_SETTINGS_BYTES} bytes.")
-    if file.stat().st_size >= _MAX_SETTINGS_BYTES:
-        raise wrong
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise wrong from error
-    if not isinstance(found, dict):
-        raise wrong
-    return found
-
-
-def _batches(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(order), size):
-        yield order[start : start + size]

@@ -1,0 +1,1 @@
+"""Scorers: how relevant passages are to a question. Import one from its own module."""

@@ -1,0 +1,1 @@
+"""Texts taken apart, in any script: segments with their offsets, and words."""

@@ -1,0 +1,91 @@
+"""Compressors for tests of what stands around them: small, and honest about spans."""
+
+import re
+from dataclasses import replace
+
+from costwise_core import Compressed, Dropped, Passage
+
+WORD = re.compile(r"\w{4,}")
+SENTENCE = re.compile(r"[^.!?\n]+[.!?]?")
+
+
+class Sentences:
+    """Keeps the sentences that share a long word with the question, as they stand."""
+
+    blocking = False
+
+    def __init__(self):
+        self.given = []
+
+    def compress(self, question, passages):
+        self.given.append((question, tuple(passages)))
+        before = sum(len(passage.text.split()) for passage in passages)
+        if not question.strip():
+            return Compressed.unchanged(passages, tokens=before, reason="no_question")
+        wanted = set(map(str.lower, WORD.findall(question)))
+        cut = [self._cut(wanted, passage) for passage in passages]
+        kept = tuple(passage for passage in cut if passage.text)
+        return Compressed(
+            passages=kept,
+            given=tuple(passages),
+            dropped=tuple(
+                Dropped(passage=given, why="no word in common")
+                for given, passage in zip(passages, cut, strict=True)
+                if not passage.text
+            ),
+            tokens_before=before,
+            tokens_after=sum(len(passage.text.split()) for passage in kept),
+            reason="compressed",
+            why="words in common",
+        )
+
+    def _cut(self, wanted, passage):
+        spans = tuple(
+            found.span()
+            for found in SENTENCE.finditer(passage.text)
+            if wanted & set(map(str.lower, WORD.findall(found.group())))
+        )
+        return replace(
+            passage,
+            text=" [...] ".join(passage.text[start:end].strip() for start, end in spans),
+            original=passage.text if passage.original is None else passage.original,
+            spans=spans if passage.original is None else (),
+            why=f"{len(spans)} sentences",
+            score=float(len(spans)),
+        )
+
+
+class Waits(Sentences):
+    """Has an asynchronous twin, which remembers that it was awaited."""
+
+    def __init__(self):
+        super().__init__()
+        self.awaited = 0
+
+    async def acompress(self, question, passages):
+        self.awaited += 1
+        return self.compress(question, passages)
+
+
+class Broken:
+    """Raises what it is given."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def compress(self, question, passages):
+        raise self.error
+
+
+class Merges:
+    """Makes one passage of its own out of all."""
+
+    def compress(self, question, passages):
+        merged = Passage(text=" ".join(passage.text for passage in passages), why="merged")
+        return Compressed(
+            passages=(merged,),
+            given=(),
+            tokens_before=2,
+            tokens_after=1,
+            reason="compressed",
+        )
