@@ -1,6 +1,6 @@
 # One command each; every target sets up what it needs in .venv and is quick when nothing changed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types wheels bench clean
+.PHONY: help setup demo test test-torch lint types wheels bench peers clean
 
 PYTHON ?= $(firstword $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p; done) python3)
@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 ARGS ?=
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Create .venv with everything in it
 
@@ -35,7 +35,17 @@ demo: setup ## Ask a real RAG app real questions, plain and with costwise, in bo
 	@$(PY) -m demo $(ARGS)
 
 test: setup ## Run the tests
-	@$(PY) -m pytest -m "not release" $(ARGS)
+	@$(PY) -m pytest -m "not release" --ignore=tests/torch $(ARGS)
+
+# torch first and by its pin: whatever asks for just any torch gets gigabytes of CUDA libraries.
+$(VENV)/.torch: $(VENV)/.ready
+	@echo "Adding torch, sentence-transformers and llmlingua to $(VENV) (a minute or two) ..."
+	@$(PY) -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	@$(PY) -m pip install --quiet -c constraints.txt -e 'shared[llmlingua,torch]'
+	@touch $@
+
+test-torch: $(VENV)/.torch ## Run the tests that need torch
+	@$(PY) -m pytest tests/torch $(ARGS)
 
 lint: setup ## Check style
 	@$(PY) -m ruff check .
@@ -54,6 +64,14 @@ bench: setup ## Run the benchmarks on what ships
 	@$(PY) -m benchmarks.cache_pairs --json out/cache_pairs.json
 	@$(PY) -m benchmarks.cache_conversations --json out/cache_conversations.json
 	@$(PY) -m benchmarks.cache_stream --seeds 1 --json out/cache_stream.json
+
+# Pinned here: the one peer that cannot go through the resolver (see the group in pyproject.toml).
+peers: setup ## Run the cache benchmarks beside other caches (downloads them; slow)
+	@$(PY) -m pip install --quiet -c constraints.txt --group peers
+	@$(PY) -m pip install --quiet --no-deps langchain-redis==0.2.6
+	@$(PY) -m benchmarks.cache_latency --entries 1000 10000 --json out/cache_latency.json
+	@$(PY) -m benchmarks.cache_pairs --json out/cache_pairs.json
+	@$(PY) -m benchmarks.cache_stream --json out/cache_stream.json
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) out dist .pytest_cache .mypy_cache .ruff_cache

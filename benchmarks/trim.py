@@ -225,8 +225,8 @@ def speed(
     rows, tokens = rows[:COLD_QUESTIONS], tokens[:COLD_QUESTIONS]
     spent = {}
     cached = CachedEmbedder(model)
-    stored = ExtractiveCompressor(cached, min_tokens=0, counter=counted.text)
-    cold = ExtractiveCompressor(model, min_tokens=0, counter=counted.text)
+    stored = ExtractiveCompressor(embedder=cached, min_tokens=0, counter=counted.text)
+    cold = ExtractiveCompressor(embedder=model, min_tokens=0, counter=counted.text)
     for row in rows:
         stored.ingest(row.passages)
     for name, compressor in (("", stored), ("_cold", cold)):

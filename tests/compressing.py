@@ -9,6 +9,37 @@ WORD = re.compile(r"\w{4,}")
 SENTENCE = re.compile(r"[^.!?\n]+[.!?]?")
 
 
+PAGES = [
+    (
+        "Amazonia holds 390 billion trees. The forest spans nine nations, most of it in Brazil. It "
+        "is the largest rainforest there is. Rivers cross it in all directions."
+    ),
+    (
+        "The Normans came from Normandy in France. They gave their name to it in the 10th century. "
+        "Their dukes later ruled England and Sicily. They spoke a kind of French."
+    ),
+    (
+        "Oxygen is the third most abundant element in the universe. It was discovered in 1774 by "
+        "Priestley. Plants give it off in the light. Steel is made with much of it."
+    ),
+    (
+        "The Rhine begins in the Swiss Alps. It empties into the North Sea in the Netherlands. "
+        "Basel is its first great city. Barges carry ore and grain on it."
+    ),
+    (
+        "Tesla was born in 1856 in Smiljan. He worked on alternating current in New York. He died "
+        "in 1943. Many of his papers are kept in Belgrade."
+    ),
+]
+ASKED = {
+    "In which year was oxygen discovered?": "1774",
+    "How many trees are there in Amazonia?": "390 billion",
+    "Where was Tesla born?": "Smiljan",
+    "Into which sea does the Rhine empty?": "North Sea",
+    "In which century did the Normans give Normandy its name?": "10th century",
+}
+
+
 class Sentences:
     """Keeps the sentences that share a long word with the question, as they stand."""
 

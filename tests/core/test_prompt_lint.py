@@ -371,3 +371,11 @@ class TestSums:
         cached = pieces[0].start if pieces and pieces[0].start >= 1024 else 0
         lost = sum(lost_to(pieces, tokens, 1024))
         assert lost == (tokens - cached if pieces else 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["Request id: 7f3a9c21d0 ", "Q: a\nA: b\n\n", '"', "`", "{question} ", "<example>", "a"]
+)
+def test_a_very_long_prompt(text):
+    report = lint(text * 4_000)
+    assert all(one.text == (text * 4_000)[slice(*one.span)] for one in report.findings)

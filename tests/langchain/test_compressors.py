@@ -33,11 +33,12 @@ from langchain_costwise import (
     CompressionPipeline,
     CompressionRetriever,
     CostwiseCompressor,
+    ExtractiveCompressor,
     RerankTrim,
     restore,
 )
 from langchain_costwise._documents import documents_of
-from tests.compressing import Broken, Merges, Sentences, Waits
+from tests.compressing import ASKED, PAGES, Broken, Merges, Sentences, Waits
 from tests.langchain.fakes import ScriptedChat
 
 ASK = "How long is the notice period?"
@@ -244,7 +245,15 @@ WILD = [
 ]
 
 
-@pytest.mark.parametrize("make", [lambda: RerankTrim(top_k=4), lambda: RerankTrim(max_tokens=50)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RerankTrim(top_k=4),
+        lambda: RerankTrim(max_tokens=50),
+        lambda: ExtractiveCompressor(min_tokens=0),
+        lambda: ExtractiveCompressor(DeterministicFakeEmbedding(size=8)),
+    ],
+)
 def test_wild_input_is_kept_whole_or_reported(make):
     documents = [Document(text, id="same") for text in WILD]
     given = copy.deepcopy(documents)
@@ -270,7 +279,8 @@ def test_wild_input_is_kept_whole_or_reported(make):
 def test_any_documents_come_back(rows, question):
     documents = [Document(text, id=name, metadata=data) for text, name, data in rows]
     before = copy.deepcopy(documents)
-    for step in (CostwiseCompressor(Sentences()), RerankTrim(top_k=2)):
+    extractive = ExtractiveCompressor(share=0.5, min_tokens=0)
+    for step in (CostwiseCompressor(Sentences()), RerankTrim(top_k=2), extractive):
         kept = step.compress_documents(documents, question)
         assert documents == before
         originals = [(restore(one).page_content, one.id or None) for one in kept]
@@ -301,6 +311,59 @@ def test_a_stable_prefix_stays_the_same_object():
     first, second = CostwiseCompressor(gate).compress_documents(documents, ASK)
     assert first is documents[0]
     assert (second.id, restore(second)) == ("terms", FOUND[0])
+
+
+# --- ExtractiveCompressor ---------------------------------------------------------------------
+
+
+class Counting(DeterministicFakeEmbedding):
+    """Counts the documents it embeds."""
+
+    _embedded: int = PrivateAttr(default=0)
+
+    def embed_documents(self, texts):
+        self._embedded += len(texts)
+        return super().embed_documents(texts)
+
+
+async def test_sentences_keep_their_places_in_the_original():
+    extractive = ExtractiveCompressor(HashingEmbedder(dim=256), share=0.3, min_tokens=0)
+    documents = found()
+    kept = extractive.compress_documents(documents, ASK)
+    assert kept == await extractive.acompress_documents(documents, ASK)
+    assert kept[0].page_content == "The notice period is 30 days."
+    for document in kept:
+        original = restore(document)
+        assert original in FOUND
+        [(start, end)] = document.metadata["costwise"]["spans"]
+        assert original.page_content[start:end] == document.page_content
+
+
+async def test_after_ingest_a_request_embeds_only_the_question():
+    model = Counting(size=8)
+    extractive = ExtractiveCompressor(CachedEmbeddings(model), share=0.5, min_tokens=0)
+    pieces = extractive.ingest(found())
+    assert pieces == await extractive.aingest(found()) == model._embedded == 7
+    assert extractive.compress_documents(found(), ASK)
+    assert model._embedded == pieces
+    with pytest.raises(ConfigError, match="needs an embedder"):
+        ExtractiveCompressor().ingest(found())
+
+
+def test_extracting_twice_still_restores():
+    pipeline = CompressionPipeline(
+        transformers=[
+            RerankTrim(top_k=2),
+            ExtractiveCompressor(share=0.7, min_tokens=0),
+            ExtractiveCompressor(share=0.6, min_tokens=0),
+        ]
+    )
+    for document in pipeline.compress_documents(found(), ASK):
+        original = next(one for one in FOUND if one.id == document.id)
+        assert restore(document) == original
+        told = document.metadata["costwise"]
+        for start, end in told.get("spans", []):
+            assert original.page_content[start:end] in document.page_content
 
 
 # --- pipeline and runnable --------------------------------------------------------------------
@@ -436,22 +499,18 @@ def embedder():
     return OnnxEmbedder()
 
 
-PAGES = [
-    "Amazonia holds 390 billion trees. The forest spans nine nations, most of it in Brazil.",
-    "The Normans came from Normandy in France. They gave their name to it in the 10th century.",
-    "Oxygen is the third most abundant element in the universe. It was found in 1774 by Priestley.",
-    "The Rhine begins in the Swiss Alps. It empties into the North Sea in the Netherlands.",
-    "Tesla was born in 1856 in Smiljan. He worked on alternating current in New York.",
-]
-
-
-async def test_a_rag_app_sends_less_and_still_finds_the_answer(embedder):
-    store = InMemoryVectorStore(CachedEmbeddings(embedder))
+@pytest.mark.parametrize("how", ["trim", "extract", "both"])
+async def test_a_rag_app_sends_less_and_still_finds_the_answer(embedder, how):
+    embeddings = CachedEmbeddings(embedder)
+    store = InMemoryVectorStore(embeddings)
     store.add_documents([Document(page, id=str(n)) for n, page in enumerate(PAGES)])
+    trim = RerankTrim(embeddings, top_k=2)
+    extract = ExtractiveCompressor(embeddings, share=0.5, min_tokens=0)
+    steps = {"trim": [trim], "extract": [extract], "both": [trim, extract]}[how]
     model = ScriptedChat()
-    trim = RerankTrim(CachedEmbeddings(embedder), top_k=1)
     retriever = CompressionRetriever(
-        base_retriever=store.as_retriever(search_kwargs={"k": 4}), base_compressor=trim
+        base_retriever=store.as_retriever(search_kwargs={"k": 5}),
+        base_compressor=CompressionPipeline(transformers=steps),
     )
     prompt = ChatPromptTemplate.from_template("Context: {context}\nQuestion: {question}")
     chain = (
@@ -463,10 +522,12 @@ async def test_a_rag_app_sends_less_and_still_finds_the_answer(embedder):
         | model
         | StrOutputParser()
     )
-    question = "In which year was oxygen discovered?"
-    assert chain.invoke(question)
-    assert await chain.ainvoke(question)
-    assert "".join(chain.stream(question))
-    assert all("1774" in prompt and "Rhine" not in prompt for prompt in model.asked)
-    assert trim.stats.calls == {"compressed": 3}
-    assert trim.stats.share_kept < 0.5
+    for question in ASKED:
+        assert chain.invoke(question)
+        assert await chain.ainvoke(question)
+        assert "".join(chain.stream(question))
+    sent = [prompt.partition("\nQuestion")[0] for prompt in model.asked]
+    answers = [answer for answer in ASKED.values() for _ in range(3)]
+    assert all(answer in prompt for answer, prompt in zip(answers, sent, strict=True))
+    assert max(map(len, sent)) < 0.7 * sum(map(len, PAGES))
+    assert all(step.stats.calls == {"compressed": 15} for step in steps)

@@ -14,8 +14,8 @@ from langgraph.types import Command
 
 from costwise_core import scoped
 from costwise_core.errors import ConfigError
-from langchain_costwise import CompressionMiddleware, RerankTrim
-from tests.compressing import Broken, Sentences, Waits
+from langchain_costwise import CompressionMiddleware, ExtractiveCompressor, RerankTrim
+from tests.compressing import ASKED, PAGES, Broken, Sentences, Waits
 from tests.langchain.fakes import ScriptedChat
 
 ASK = "How long is the notice period?"
@@ -112,6 +112,22 @@ async def test_a_result_is_compressed_for_the_question(ask):
     assert dict(middleware.stats.calls) == {"compressed": 1}
     # The model's own words for the search count too; here they are the question's.
     assert sentences.given[0][0] == ASK
+
+
+async def test_sentences_are_extracted_from_a_long_result(ask):
+    @tool
+    def read(query: str) -> str:
+        """Read the encyclopedia."""
+        return "\n\n".join(PAGES)
+
+    middleware = CompressionMiddleware(
+        ExtractiveCompressor(share=0.3, min_tokens=0), tools=["read"]
+    )
+    for question, answer in ASKED.items():
+        message = await ask(read, middleware, question)
+        assert answer in message.content
+        assert len(message.content) < 0.4 * len("\n\n".join(PAGES))
+    assert middleware.stats.calls == {"compressed": len(ASKED)}
 
 
 async def test_the_words_of_the_call_count(ask):

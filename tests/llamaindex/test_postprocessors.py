@@ -32,9 +32,17 @@ from costwise_core import Compressed
 from costwise_core.errors import ConfigError
 from costwise_core.score.dense import Dense
 from costwise_core.testing.fakes import HashingEmbedder
-from llamaindex_costwise import CachedQueryEngine, CostwiseCompressor, RerankTrim, restore
+from llamaindex_costwise import (
+    CachedEmbedding,
+    CachedQueryEngine,
+    CostwiseCompressor,
+    CostwiseEmbedding,
+    ExtractiveCompressor,
+    RerankTrim,
+    restore,
+)
 from llamaindex_costwise._documents import documents_of
-from tests.compressing import Broken, Merges, Sentences, Waits
+from tests.compressing import ASKED, PAGES, Broken, Merges, Sentences, Waits
 from tests.llamaindex.fakes import FakeLLM, WordEmbedding
 
 ASK = "How long is the notice period?"
@@ -283,7 +291,15 @@ WILD = [
 ]
 
 
-@pytest.mark.parametrize("make", [lambda: RerankTrim(top_k=4), lambda: RerankTrim(max_tokens=50)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RerankTrim(top_k=4),
+        lambda: RerankTrim(max_tokens=50),
+        lambda: ExtractiveCompressor(min_tokens=0),
+        lambda: ExtractiveCompressor(WordEmbedding()),
+    ],
+)
 def test_wild_input_is_kept_whole_or_reported(make):
     given = [NodeWithScore(node=TextNode(text=text, id_="same")) for text in WILD]
     before, seen = copy.deepcopy(given), []
@@ -306,7 +322,8 @@ def test_wild_input_is_kept_whole_or_reported(make):
 def test_any_nodes_come_back(rows, question):
     given = [NodeWithScore(node=TextNode(text=text, metadata=data)) for text, data in rows]
     before = copy.deepcopy(given)
-    for step in (CostwiseCompressor(Sentences()), RerankTrim(top_k=2)):
+    extractive = ExtractiveCompressor(share=0.5, min_tokens=0)
+    for step in (CostwiseCompressor(Sentences()), RerankTrim(top_k=2), extractive):
         kept = step.postprocess_nodes(given, query_str=question)
         assert given == before
         by_id = {one.node_id: one.node for one in before}
@@ -322,6 +339,33 @@ def test_a_node_compressed_for_two_questions_is_one_version():
     assert documents_of([one[0].node]) == documents_of([two[0].node])
     loose = NodeWithScore(node=TextNode(text=NOTICE, id_="loose"))
     assert documents_of([shorten(given=[loose])[0].node]) == documents_of([loose.node])
+
+
+# --- ExtractiveCompressor ---------------------------------------------------------------------
+
+
+async def test_sentences_keep_their_places_in_the_original():
+    extractive = ExtractiveCompressor(WordEmbedding(), share=0.3, min_tokens=0)
+    kept = shorten(extractive)
+    assert kept == await extractive.apostprocess_nodes(nodes(), query_str=ASK)
+    assert (kept[0].node_id, kept[0].score) == ("terms", 0.9)
+    assert kept[0].text == "The notice period is 30 days."
+    for one in kept:
+        original = restore(one)
+        assert original in nodes()
+        [(start, end)] = one.metadata["costwise"]["spans"]
+        assert original.get_content()[start:end] == one.get_content()
+
+
+async def test_after_ingest_a_request_embeds_only_the_question():
+    model = WordEmbedding()
+    extractive = ExtractiveCompressor(CachedEmbedding(model=model), share=0.5, min_tokens=0)
+    given = [one.node for one in nodes()]
+    pieces = extractive.ingest(given)
+    assert pieces == await extractive.aingest(given) == len(model._texts) == 7
+    assert shorten(extractive)
+    assert len(model._texts) == pieces
+    assert model._queries == [ASK]
 
 
 # --- engines ----------------------------------------------------------------------------------
@@ -382,6 +426,19 @@ async def test_chat_engines_send_less(index, mode, how):
     assert "costwise" not in sent(llm)
 
 
+def test_citations_are_numbered_sentences_of_the_original(index):
+    extractive = ExtractiveCompressor(share=0.5, min_tokens=0)
+    engine = CitationQueryEngine.from_args(
+        index, llm=FakeLLM(), node_postprocessors=[extractive], citation_chunk_size=64
+    )
+    sources = engine.query(ASK).source_nodes
+    assert extractive.stats.calls == {"compressed": 1}
+    assert sources[0].text.split() == "Source 1: The notice period is 30 days.".split()
+    for source in sources:
+        told = source.metadata["costwise"]
+        assert all(told["original"][start:end] in source.text for start, end in told["spans"])
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_citations_point_at_what_was_retrieved(index, asynchronous):
     llm = FakeLLM(reply="The notice period is 30 days [1].")
@@ -434,28 +491,27 @@ def test_a_cached_engine_keeps_answers_to_two_questions_about_one_node(index, ca
     assert restore(engine.query(ASK).source_nodes[0]).text == NOTICE
 
 
-def test_a_real_embed_model_finds_and_trims():
+@pytest.mark.parametrize("how", ["trim", "extract", "both"])
+async def test_a_rag_app_sends_less_and_still_finds_the_answer(how):
     pytest.importorskip("onnxruntime")
     from costwise_core.embed.onnx import OnnxEmbedder
-    from llamaindex_costwise import CostwiseEmbedding
 
-    model = CostwiseEmbedding(embedder=OnnxEmbedder())
-    texts = [
-        "Oxygen is the third most abundant element. It was found in 1774 by Priestley.",
-        "The Rhine begins in the Swiss Alps. It empties into the North Sea.",
-        "Tesla was born in 1856 in Smiljan. He worked on alternating current.",
-        "The Normans came from Normandy. They gave their name to it.",
-    ]
-    index = VectorStoreIndex([TextNode(text=text) for text in texts], embed_model=model)
+    model = CachedEmbedding(model=CostwiseEmbedding(embedder=OnnxEmbedder()))
+    index = VectorStoreIndex([TextNode(text=page) for page in PAGES], embed_model=model)
+    trim = RerankTrim(model, top_k=2)
+    extract = ExtractiveCompressor(model, share=0.5, min_tokens=0)
+    steps = {"trim": [trim], "extract": [extract], "both": [trim, extract]}[how]
     llm = FakeLLM()
-    trim = RerankTrim(model, top_k=1)
     engine = index.as_query_engine(
         llm=llm,
-        similarity_top_k=4,
-        node_postprocessors=[trim],
+        similarity_top_k=len(PAGES),
+        node_postprocessors=steps,
         text_qa_template=PromptTemplate("{context_str}\nQ: {query_str}"),
     )
-    engine.query("In which year was oxygen discovered?")
-    assert "1774" in sent(llm)
-    assert "Rhine" not in sent(llm)
-    assert trim.stats.share_kept < 0.5
+    for question, answer in ASKED.items():
+        for response in (engine.query(question), await engine.aquery(question)):
+            assert answer in sent(llm)
+            prompt = llm._calls[-1][1][0].content
+            assert len(prompt) < 0.7 * sum(map(len, PAGES))
+            assert all(restore(one).text in PAGES for one in response.source_nodes)
+    assert all(step.stats.calls == {"compressed": 2 * len(ASKED)} for step in steps)

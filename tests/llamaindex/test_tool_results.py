@@ -19,8 +19,13 @@ from llama_index.core.tools.types import BaseTool
 from llama_index.core.workflow import Context
 
 from costwise_core import scoped
-from llamaindex_costwise import CostwiseCompressor, RerankTrim, compressed_tool
-from tests.compressing import Broken, Sentences, Waits
+from llamaindex_costwise import (
+    CostwiseCompressor,
+    ExtractiveCompressor,
+    RerankTrim,
+    compressed_tool,
+)
+from tests.compressing import ASKED, PAGES, Broken, Sentences, Waits
 from tests.llamaindex.fakes import FakeLLM, deprecations
 
 ASK = "How long is the notice period?"
@@ -53,6 +58,18 @@ async def test_the_output_is_compressed_and_the_raw_one_kept():
         {"args": (), "kwargs": {"query": ASK}},
     )
     assert not output.is_error
+
+
+async def test_sentences_are_extracted_from_a_long_output():
+    def read(query: str) -> str:
+        return "\n\n".join(PAGES)
+
+    one_tool = tool(read, extractive := ExtractiveCompressor(share=0.3, min_tokens=0))
+    for question, answer in ASKED.items():
+        output = await both(one_tool, query=question)
+        assert answer in output.content
+        assert output.raw_output == "\n\n".join(PAGES)
+    assert extractive.stats.share_kept < 0.4
 
 
 async def test_what_the_user_asked_counts_where_it_is_said():

@@ -157,7 +157,7 @@ class ExtractiveCompressor(CostwiseCompressor):
 
     Example:
         >>> from langchain_costwise import restore
-        >>> compressor = ExtractiveCompressor(share=0.5, min_tokens=0)
+        >>> compressor = ExtractiveCompressor(share=0.7, min_tokens=0)
         >>> terms = Document("We began in 1999. The notice period is 30 days.", id="terms")
         >>> [kept] = compressor.compress_documents([terms], "How long is the notice period?")
         >>> kept.page_content, kept.metadata["costwise"]["spans"]
@@ -191,11 +191,13 @@ class ExtractiveCompressor(CostwiseCompressor):
         Raises:
             ConfigError: if there is no embedder.
         """
-        return run(call(self.compressor.ingest, passages_of(documents)))
+        pieces: int = self.compressor.ingest(passages_of(documents))
+        return pieces
 
     async def aingest(self, documents: Sequence[Document]) -> int:
         """Do what `ingest` does, without blocking the event loop."""
-        return await arun(call(self.compressor.ingest, passages_of(documents)))
+        pieces: int = await self.compressor.aingest(passages_of(documents))
+        return pieces
 
 
 class LLMLinguaCompressor(CostwiseCompressor):

@@ -10,7 +10,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from costwise_core.compress.watched import CompressionStats, Watched
-from costwise_core.drive import Flow, arun, call, run
+from costwise_core.drive import Flow, arun, run
 from costwise_core.errors import ConfigError
 from costwise_core.passages import Compressed, Passage
 from costwise_core.protocols import Compressor, Embedder, Scorer
@@ -29,8 +29,8 @@ class CostwiseCompressor(BaseNodePostprocessor):
     nor to an embedder. `restore` undoes it. Input that is better left alone, and all input when the
     compressor fails, comes back as it was given. `stats` counts both.
 
-    A node's title, or the headings it stands under, count for its relevance and as its tokens; other
-    metadata count for neither. Pictures, index nodes and other media pass through.
+    A node's title, or the headings it stands under, count for its relevance and as its tokens;
+    other metadata count for neither. Pictures, index nodes and other media pass through.
 
     It is a costwise compressor too (`compress`), so one can be put into another.
 
@@ -132,7 +132,7 @@ class ExtractiveCompressor(CostwiseCompressor):
     Example:
         >>> from llama_index.core.schema import TextNode
         >>> from llamaindex_costwise import restore
-        >>> compressor = ExtractiveCompressor(share=0.5, min_tokens=0)
+        >>> compressor = ExtractiveCompressor(share=0.7, min_tokens=0)
         >>> text = "We began in 1999. The notice period is 30 days."
         >>> terms = NodeWithScore(node=TextNode(text=text))
         >>> [kept] = compressor.postprocess_nodes([terms], query_str="How long is the notice?")
@@ -172,15 +172,17 @@ class ExtractiveCompressor(CostwiseCompressor):
         Raises:
             ConfigError: if there is no embedder.
         """
-        return run(
-            call(self.compressor.ingest, passages_of([NodeWithScore(node=node) for node in nodes]))
+        pieces: int = self.compressor.ingest(
+            passages_of([NodeWithScore(node=node) for node in nodes])
         )
+        return pieces
 
     async def aingest(self, nodes: Sequence[BaseNode]) -> int:
         """Do what `ingest` does, without blocking the event loop."""
-        return await arun(
-            call(self.compressor.ingest, passages_of([NodeWithScore(node=node) for node in nodes]))
+        pieces: int = await self.compressor.aingest(
+            passages_of([NodeWithScore(node=node) for node in nodes])
         )
+        return pieces
 
 
 class LLMLinguaCompressor(CostwiseCompressor):

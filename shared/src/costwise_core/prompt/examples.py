@@ -120,7 +120,7 @@ class FewShot:
         self._max_tokens = max_tokens
         self._model = model
         self._vectors: Scores | None = None
-        self._words: list[list[str]] | None = None
+        self._words: tuple[list[list[str]], Scores] | None = None
         self._tokens: list[int] | None = None
 
     def pick(self, question: str) -> Picked:
@@ -178,10 +178,12 @@ class FewShot:
 
     def _by_words(self, question: str) -> tuple[Scores, Scores]:
         if self._words is None:
-            self._words = [words(example.question) for example in self._examples]
-        scores = bm25_words(words(question), self._words)
+            texts = [words(example.question) for example in self._examples]
+            self._words = texts, _shared(texts)
+        texts, alike = self._words
+        scores = bm25_words(words(question), texts)
         best = scores.max()
-        return (scores / best if best else scores), _shared(self._words)
+        return (scores / best if best else scores), alike
 
     def _counted(self) -> list[int]:
         if self._tokens is None:

@@ -50,8 +50,8 @@ def bm25_words(
     """Score texts that are given as lists of words, as `bm25` does.
 
     Example:
-        >>> bm25_words(["b"], [["a"], ["b", "c"]]).argmax()
-        1
+        >>> bm25_words(["b"], [["a"], ["b", "c"]]).round(2).tolist()
+        [0.0, 0.28]
     """
     scores = np.zeros(len(texts))
     mean = sum(map(len, texts)) / len(texts) if texts else 0.0
