@@ -2,7 +2,6 @@ from costwise_core._version import __version__ as __version__
 from costwise_core.bill import Bill as Bill
 from costwise_core.budget.budgets import Budget as Budget
 from costwise_core.budget.guard import Budgets as Budgets
-from costwise_core.budget.guard import Reservation as Reservation
 from costwise_core.budget.memory import MemoryBudgets as MemoryBudgets
 from costwise_core.cache.agreement import Turn as Turn
 from costwise_core.cache.cache import Cache as Cache

@@ -14,7 +14,7 @@ Method: TypeAlias = Literal["llmlingua", "longllmlingua", "llmlingua2"]
 ModelSource: TypeAlias = str | Path | tuple[Any, Any]
 """A folder, a GGUF file, a name on the hub, or a loaded model and its tokenizer."""
 
-_HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME: Final = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

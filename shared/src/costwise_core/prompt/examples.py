@@ -92,7 +92,7 @@ class FewShot:
         >>> shots = FewShot(
         ...     [
         ...         Example(question="How long is the river Rhine?", answer="1,230 km"),
-        ...         Example(question="How long is the river Rhine, please?", answer="1,230 km"),
+        ...         Example(question="how long is the river rhine", answer="1,230 km"),
         ...         Example(question="How long is the Nile?", answer="6,650 km"),
         ...     ],
         ...     k=2,
