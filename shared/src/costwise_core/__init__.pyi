@@ -56,6 +56,7 @@ from costwise_core.embed.vectors import SQLiteVectors as SQLiteVectors
 from costwise_core.errors import BudgetExceededError as BudgetExceededError
 from costwise_core.errors import CostwiseError as CostwiseError
 from costwise_core.errors import PriceError as PriceError
+from costwise_core.errors import RouteError as RouteError
 from costwise_core.errors import SharedStreamError as SharedStreamError
 from costwise_core.errors import UnknownModelError as UnknownModelError
 from costwise_core.ledger import MemoryLedger as MemoryLedger
@@ -74,6 +75,11 @@ from costwise_core.prompt.lint import LintReport as LintReport
 from costwise_core.prompt.lint import lint_prompt as lint_prompt
 from costwise_core.protocols import Completer as Completer
 from costwise_core.rates import Rates as Rates
+from costwise_core.route.routes import Ask as Ask
+from costwise_core.route.routes import Candidate as Candidate
+from costwise_core.route.routes import Decision as Decision
+from costwise_core.route.routes import Judgement as Judgement
+from costwise_core.route.routes import Route as Route
 from costwise_core.score.bm25 import BM25 as BM25
 from costwise_core.score.calibrated import CalibratedFusion as CalibratedFusion
 from costwise_core.score.calibrated import FusionWeights as FusionWeights

@@ -7,6 +7,7 @@
     │   └── UnknownModelError    no price is known for this model
     ├── VectorError          a vector is NaN, zero or of the wrong size
     ├── BudgetExceededError  a call does not fit into a budget; nothing was sent or paid
+    ├── RouteError           no route can answer a request
     ├── SharedStreamError    a stream shared with another request broke off
     └── StoreError           a store cannot do what was asked
         ├── StoreVersionError     written by a newer costwise, or not by costwise at all
@@ -26,6 +27,7 @@ __all__ = [
     "EntryTooLargeError",
     "MissingExtraError",
     "PriceError",
+    "RouteError",
     "SharedStreamError",
     "StoreError",
     "StoreUnavailableError",
@@ -78,13 +80,20 @@ class BudgetExceededError(CostwiseError):
         budget: The budget's name.
         on_exceed: What the budget says is to happen: "refuse", "downgrade", "cache_only", "queue".
         resets: When its window ends, in seconds since the epoch; infinite for a total.
+        ticket: What the queue gave for the call, if the budget says "queue" and there is one.
     """
+
+    ticket: object = None
 
     def __init__(
         self, message: str, *, budget: str, on_exceed: str = "refuse", resets: float = float("inf")
     ) -> None:
         super().__init__(message)
         self.budget, self.on_exceed, self.resets = budget, on_exceed, resets
+
+
+class RouteError(CostwiseError, ValueError):
+    """No route can answer a request, or a promise cannot be made about routes."""
 
 
 class SharedStreamError(CostwiseError):
