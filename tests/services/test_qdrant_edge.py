@@ -250,7 +250,10 @@ def test_writes_during_a_rebuild_are_kept(tmp_path: Path) -> None:
             number = 5_000
             while not done.is_set():
                 store.put(
-                    [make_entry(number), make_entry(number % 1_500, vector=direction(number))]
+                    [
+                        make_entry(number),
+                        make_entry(number % 1_500, vector=direction(number + 100_000)),
+                    ]
                 )
                 store.delete(Selection(keys=(make_entry((number * 7) % 1_500).key,)))
                 number += 1

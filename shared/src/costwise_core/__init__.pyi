@@ -3,6 +3,9 @@ from costwise_core.bill import Bill as Bill
 from costwise_core.budget.budgets import Budget as Budget
 from costwise_core.budget.guard import Budgets as Budgets
 from costwise_core.budget.memory import MemoryBudgets as MemoryBudgets
+from costwise_core.budget.postgres import PostgresBudgets as PostgresBudgets
+from costwise_core.budget.redis import RedisBudgets as RedisBudgets
+from costwise_core.budget.sqlite import SQLiteBudgets as SQLiteBudgets
 from costwise_core.cache.agreement import Turn as Turn
 from costwise_core.cache.cache import Cache as Cache
 from costwise_core.cache.cacheable import CachePolicy as CachePolicy

@@ -8,6 +8,7 @@
     ├── VectorError          a vector is NaN, zero or of the wrong size
     ├── BudgetExceededError  a call does not fit into a budget; nothing was sent or paid
     ├── RouteError           no route can answer a request
+    ├── BatchError           a batch provider did not take what it was handed
     ├── SharedStreamError    a stream shared with another request broke off
     └── StoreError           a store cannot do what was asked
         ├── StoreVersionError     written by a newer costwise, or not by costwise at all
@@ -19,8 +20,10 @@ Messages say what was wrong, what would be right and, for names, the nearest one
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal
 
 __all__ = [
+    "BatchError",
     "BudgetExceededError",
     "ConfigError",
     "CostwiseError",
@@ -94,6 +97,20 @@ class BudgetExceededError(CostwiseError):
 
 class RouteError(CostwiseError, ValueError):
     """No route can answer a request, or a promise cannot be made about routes."""
+
+
+class BatchError(CostwiseError):
+    """A batch provider did not take what it was handed; nothing of it was run or paid.
+
+    Attributes:
+        reason: "busy" (later may help), "access" (the key or the endpoint is wrong) or "rejected".
+    """
+
+    def __init__(
+        self, message: str, *, reason: Literal["busy", "access", "rejected"] = "rejected"
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class SharedStreamError(CostwiseError):

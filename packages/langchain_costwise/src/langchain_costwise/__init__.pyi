@@ -1,8 +1,14 @@
 from costwise_core._version import __version__ as __version__
+from costwise_core.budget.budgets import Budget as Budget
+from costwise_core.budget.guard import Budgets as Budgets
 from costwise_core.cache.cache import Cache as Cache
 from costwise_core.context import scoped as scoped
 from costwise_core.dedup import InFlight as InFlight
+from costwise_core.errors import BudgetExceededError as BudgetExceededError
 from langchain_costwise._passages import restore as restore
+from langchain_costwise.budget_callback import BudgetCallback as BudgetCallback
+from langchain_costwise.budget_middleware import BudgetMiddleware as BudgetMiddleware
+from langchain_costwise.budgets import BudgetedChatModel as BudgetedChatModel
 from langchain_costwise.cache import SemanticCache as SemanticCache
 from langchain_costwise.chat import CachedChatModel as CachedChatModel
 from langchain_costwise.compression_retriever import CompressionRetriever as CompressionRetriever

@@ -1,6 +1,6 @@
 """An LLM that answers from a cache where it may, and is the LLM it wraps in every other respect."""
 
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import (
@@ -11,21 +11,18 @@ from llama_index.core.base.llms.types import (
     CompletionResponse,
     CompletionResponseAsyncGen,
     CompletionResponseGen,
-    LLMMetadata,
 )
-from llama_index.core.bridge.pydantic import BaseModel, Field, SerializeAsAny, field_serializer
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms.function_calling import FunctionCallingLLM
-from llama_index.core.llms.llm import LLM, ToolSelection
-from llama_index.core.llms.structured_llm import StructuredLLM
-from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
-from llama_index.core.tools import BaseTool
+from llama_index.core.llms.llm import LLM
+from llama_index.core.prompts import BasePromptTemplate
 
 from costwise_core.cache import VOLATILE, Cache, Volatile, fingerprint
 from costwise_core.context import current_request
 from costwise_core.dedup import InFlight
 from costwise_core.drive import arun, run
-from costwise_core.errors import ConfigError
 from costwise_core.types import Scope
+from llamaindex_costwise._forwarding import ForwardingLLM
 from llamaindex_costwise._request import (
     MARK,
     UnstableModelError,
@@ -44,20 +41,8 @@ __all__ = ["CachedLLM"]
 
 RenderedT = TypeVar("RenderedT", list[ChatMessage], str)
 
-# Settings and synthesizers set these on the outermost LLM only; they mean the one that is called.
-_SHARED = (
-    "callback_manager",
-    "completion_to_prompt",
-    "messages_to_prompt",
-    "output_parser",
-    "pydantic_program_mode",
-    "query_wrapper_prompt",
-    "rate_limiter",
-    "system_prompt",
-)
 
-
-class CachedLLM(FunctionCallingLLM):
+class CachedLLM(ForwardingLLM):
     """Wraps any LlamaIndex LLM and spares it the questions it has answered before.
 
     Similarity is measured on the question alone. Everything else (template, retrieved context,
@@ -94,45 +79,20 @@ class CachedLLM(FunctionCallingLLM):
         ('What is RAG?', 'exact')
     """
 
-    llm: SerializeAsAny[LLM] = Field(repr=False)
     cache: Cache = Field(exclude=True, repr=False)
     require: tuple[str, ...] = ()
     in_flight: InFlight = Field(default_factory=InFlight, exclude=True, repr=False)
     volatile: tuple[Volatile, ...] = Field(default=VOLATILE, exclude=True, repr=False)
 
     def __init__(self, *, llm: LLM, cache: Cache, **kwargs: Any) -> None:
-        if isinstance(llm, StructuredLLM):
-            raise ConfigError(
-                "CachedLLM cannot wrap a structured LLM; wrap the LLM below it: "
-                "CachedLLM(llm=..., cache=...).as_structured_llm(output_cls)."
-            )
-        shared = {name: getattr(llm, name) for name in _SHARED}
-        super().__init__(**{**shared, **kwargs, "llm": llm, "cache": cache})
-        for name in kwargs.keys() & set(_SHARED):
-            setattr(self, name, kwargs[name])
-
-    def __setattr__(self, name: str, value: object) -> None:
-        super().__setattr__(name, value)
-        if name in _SHARED:
-            setattr(self.llm, name, value)
+        super().__init__(llm=llm, cache=cache, **kwargs)
 
     @classmethod
     def class_name(cls) -> str:
         """Return the name LlamaIndex serialises this class under."""
         return "CachedLLM"
 
-    @property
-    def metadata(self) -> LLMMetadata:
-        """The wrapped LLM's metadata: prompts are sized and agents chosen by it."""
-        return self.llm.metadata
-
-    @field_serializer("llm")
-    def _without_secrets(self, llm: LLM) -> dict[str, Any]:
-        return llm.to_payload()
-
     # --- plain calls --------------------------------------------------------------------------
-    # None is decorated with LlamaIndex's callbacks: the wrapped LLM's methods are, and a call
-    # must not be counted twice.
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer from the cache or by the wrapped LLM's `chat`."""
@@ -217,111 +177,10 @@ class CachedLLM(FunctionCallingLLM):
 
     # --- calls with tools or structured output: always the wrapped LLM --------------------------
 
-    def chat_with_tools(self, *args: Any, **kwargs: Any) -> ChatResponse:
-        """Call the wrapped LLM; an answer that runs tools is not served from a cache."""
-        return self._tool_caller().chat_with_tools(*args, **kwargs)
-
-    async def achat_with_tools(self, *args: Any, **kwargs: Any) -> ChatResponse:
-        """Do what `chat_with_tools` does, without blocking the event loop."""
-        return await self._tool_caller().achat_with_tools(*args, **kwargs)
-
-    def stream_chat_with_tools(self, *args: Any, **kwargs: Any) -> ChatResponseGen:
-        """Do what `chat_with_tools` does, as a stream."""
-        return self._tool_caller().stream_chat_with_tools(*args, **kwargs)
-
-    async def astream_chat_with_tools(self, *args: Any, **kwargs: Any) -> ChatResponseAsyncGen:
-        """Do what `chat_with_tools` does, as an asynchronous stream."""
-        return await self._tool_caller().astream_chat_with_tools(*args, **kwargs)
-
-    def get_tool_calls_from_response(
-        self,
-        response: ChatResponse,
-        error_on_no_tool_call: bool = True,  # noqa: FBT001, FBT002
-        **kwargs: Any,
-    ) -> list[ToolSelection]:
-        """Read tool calls as the wrapped LLM does; a model without tools makes none."""
-        if isinstance(self.llm, FunctionCallingLLM):
-            return self.llm.get_tool_calls_from_response(
-                response, error_on_no_tool_call=error_on_no_tool_call, **kwargs
-            )
-        if error_on_no_tool_call:
-            raise ValueError("Expected at least one tool call, but the model cannot call tools.")
-        return []
-
-    def _prepare_chat_with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        verbose: bool = False,  # noqa: FBT001, FBT002
-        allow_parallel_tool_calls: bool = False,  # noqa: FBT001, FBT002
-        tool_required: bool = False,  # noqa: FBT001, FBT002 - LlamaIndex looks for this name
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        return self._tool_caller()._prepare_chat_with_tools_compat(  # noqa: SLF001 - same family
-            tools,
-            user_msg=user_msg,
-            chat_history=chat_history,
-            verbose=verbose,
-            allow_parallel_tool_calls=allow_parallel_tool_calls,
-            tool_required=tool_required,
-            **kwargs,
-        )
-
     def _tool_caller(self) -> FunctionCallingLLM:
-        if not isinstance(self.llm, FunctionCallingLLM):
-            raise ConfigError(
-                f"{self.llm.class_name()} cannot call tools; use an agent that needs none of it, "
-                "such as ReActAgent."
-            )
+        caller = super()._tool_caller()
         self.cache.count_miss("tools", "the call offers tools")
-        return self.llm
-
-    def structured_predict(
-        self,
-        output_cls: type[BaseModel],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Any:
-        """Call the wrapped LLM, which may have a JSON mode of its own."""
-        return self._structurer().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-
-    async def astructured_predict(
-        self,
-        output_cls: type[BaseModel],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Any:
-        """Do what `structured_predict` does, without blocking the event loop."""
-        return await self._structurer().astructured_predict(
-            output_cls, prompt, llm_kwargs, **prompt_args
-        )
-
-    def stream_structured_predict(
-        self,
-        output_cls: type[BaseModel],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Generator[Any, None, None]:
-        """Do what `structured_predict` does, as a stream of partial objects."""
-        return self._structurer().stream_structured_predict(
-            output_cls, prompt, llm_kwargs, **prompt_args
-        )
-
-    async def astream_structured_predict(
-        self,
-        output_cls: type[BaseModel],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> AsyncGenerator[Any, None]:
-        """Do what `structured_predict` does, as an asynchronous stream of partial objects."""
-        return await self._structurer().astream_structured_predict(
-            output_cls, prompt, llm_kwargs, **prompt_args
-        )
+        return caller
 
     def _structurer(self) -> LLM:
         self.cache.count_miss("structured", "the call asks for structured output")
@@ -370,7 +229,7 @@ class CachedLLM(FunctionCallingLLM):
         try:
             context = current_request()
             messages = () if isinstance(prompt, str) else prompt
-            reason = "bypass" if context.bypass else unfit_request(messages, kwargs)
+            reason = "bypass" if context.uncached else unfit_request(messages, kwargs)
             if reason:
                 self.cache.count_miss(reason, "the call is not one to cache")
                 return None

@@ -1,12 +1,12 @@
 """Reserve before a call, settle after it: a budget that is checked afterwards stops nothing."""
 
-import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
@@ -14,6 +14,7 @@ from typing import Final
 from costwise_core.budget.budgets import Budget, account_of, window_of
 from costwise_core.budget.memory import MemoryBudgets
 from costwise_core.budget.moves import Balance, BudgetStore, Move, Moved, Refusal
+from costwise_core.budget.reservation import Account, Request, Reservation
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import BudgetExceededError, ConfigError
 from costwise_core.money import dollars, picodollars
@@ -23,162 +24,8 @@ from costwise_core.types import Usage
 
 __all__ = ["Budgets", "Reservation", "Seen"]
 
-Seen = Callable[[Budget, str, Balance], object]
-"""Is told of each budget's balance after a move, with the account's key."""
-
-
-_LOCK: Final = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class _Account:
-    budget: Budget = field(compare=False)
-    key: str
-    ends: float
-
-    def move(self, *, hold: int = 0, spend: int = 0) -> Move:
-        return Move(
-            account=self.key, limit=self.budget.units, ends=self.ends, hold=hold, spend=spend
-        )
-
-
-class Reservation:
-    """What one call may cost at most, held until it is settled or released.
-
-    Settling and releasing twice changes nothing. All methods have an asynchronous twin.
-
-    Attributes:
-        id: Unique to the call.
-        model: The model it was made for.
-        output_tokens: How many produced tokens are covered.
-    """
-
-    def __init__(
-        self,
-        budgets: "Budgets",
-        request: "_Request",
-        accounts: tuple[_Account, ...],
-        *,
-        id: str,  # noqa: A002 - the field's name
-        model: str,
-        usage: Usage,
-        held: Mapping[str, int],
-    ) -> None:
-        self.id = id
-        self.model = model
-        self.output_tokens = usage.output_tokens
-        self._budgets = budgets
-        self._request = request
-        self._accounts = accounts
-        self._usage = usage
-        self._held = held
-        self._step = 0
-        self._open = True
-
-    def extend(self, output_tokens: int) -> bool:
-        """Hold more, because the answer grows; False if a budget has no room for it."""
-        return run(self._extend(output_tokens))
-
-    async def aextend(self, output_tokens: int) -> bool:
-        """Do what `extend` does, without blocking the event loop."""
-        return await arun(self._extend(output_tokens))
-
-    def settle(self, usage: Usage | None) -> None:
-        """Book what the call really used; None, if nobody knows, books what was held."""
-        run(self._settle(usage))
-
-    async def asettle(self, usage: Usage | None) -> None:
-        """Do what `settle` does, without blocking the event loop."""
-        await arun(self._settle(usage))
-
-    def release(self) -> None:
-        """Give everything back: the call failed and was not paid."""
-        run(self._settle(Usage(), calls=0))
-
-    async def arelease(self) -> None:
-        """Do what `release` does, without blocking the event loop."""
-        await arun(self._settle(Usage(), calls=0))
-
-    def _extend(self, output_tokens: int) -> Flow[bool]:
-        if output_tokens <= self.output_tokens or not self._open:
-            return True
-        usage = replace(self._usage, output_tokens=output_tokens)
-        needed = self._budgets.amounts(self._accounts, usage, self.model, most=True)
-        more = {key: amount - self._held[key] for key, amount in needed.items()}
-        self._step += 1
-        operation = f"{self.id}/extend{self._step}"
-        refused = yield from self._request.hold(operation, self._accounts, more)
-        if refused is not None:
-            return False
-        self._held, self._usage, self.output_tokens = needed, usage, output_tokens
-        return True
-
-    def _settle(self, usage: Usage | None, *, calls: int = 1) -> Flow[None]:
-        if not self._open:
-            return
-        self._open = False
-        if usage is None:
-            spent = dict(self._held)
-        else:
-            spent = self._budgets.amounts(
-                self._accounts, usage, self.model, calls=calls, fallback=self._held
-            )
-        yield from self._request.book(self.id, self._accounts, self._held, spent)
-
-
-class _Request:
-    """What a request holds that none of its calls uses now."""
-
-    def __init__(self, budgets: "Budgets", ident: str, *, shared: bool) -> None:
-        self.id = ident
-        self._budgets = budgets
-        self._shared = shared
-        self._spare: dict[_Account, int] = {}
-
-    def hold(
-        self, operation: str, accounts: Sequence[_Account], amounts: Mapping[str, int]
-    ) -> Flow[Refusal | None]:
-        """Hold amounts, out of what is spare first."""
-        taken = {one: min(amounts[one.key], self._spare.get(one, 0)) for one in accounts}
-        # Taken before the store is asked, so that two calls of one request cannot take it both.
-        self._change(taken, -1)
-        moves = {one: one.move(hold=amounts[one.key] - taken[one]) for one in accounts}
-        try:
-            found = yield from self._budgets.moved(self.id, operation, moves)
-        except BaseException:
-            self._change(taken, +1)
-            raise
-        if isinstance(found, Refusal):
-            self._change(taken, +1)
-            return found
-        return None
-
-    def book(
-        self,
-        operation: str,
-        accounts: Sequence[_Account],
-        held: Mapping[str, int],
-        spent: Mapping[str, int],
-    ) -> Flow[None]:
-        """Book what was spent; the rest goes back, or stays for the request's next call."""
-        rest = {
-            one: max(0, held[one.key] - spent[one.key]) if self._shared else 0 for one in accounts
-        }
-        moves = {
-            one: one.move(hold=rest[one] - held[one.key], spend=spent[one.key]) for one in accounts
-        }
-        yield from self._budgets.moved(self.id, f"{operation}/settle", moves)
-        self._change(rest, +1)
-
-    def give_back(self) -> Flow[None]:
-        moves = {one: one.move(hold=-amount) for one, amount in self._spare.items() if amount}
-        self._spare = {}
-        yield from self._budgets.moved(self.id, f"{uuid.uuid4().hex}/end", moves)
-
-    def _change(self, amounts: Mapping[_Account, int], sign: int) -> None:
-        with _LOCK:
-            for account, amount in amounts.items():
-                self._spare[account] = self._spare.get(account, 0) + sign * amount
+Seen = Callable[[Budget, str, Balance | Refusal], object]
+"""Is told of each budget's balance after a move, or that it refused, with the account's key."""
 
 
 class Budgets:
@@ -194,7 +41,7 @@ class Budgets:
         prices: What calls are priced with. A model without a known price is refused where a budget
             in dollars applies.
         seconds: How long a reservation counts if nobody settles it: longer than any call takes.
-        seen: Is told of every balance, for alerts.
+        seen: Is told of every balance and refusal, for alerts; such as `Alerts.seen`.
         clock: Returns seconds since the epoch.
 
     Raises:
@@ -227,6 +74,14 @@ class Budgets:
         self._seconds = seconds
         self._seen = seen
         self._clock = clock
+        self._owed: deque[tuple[str, str, list[Move]]] = deque()
+        self.faults: Counter[str] = Counter()
+        """What went wrong behind a caller's back, by the name of the error."""
+
+    @property
+    def unbooked(self) -> int:
+        """How many settled calls wait for the store to come back."""
+        return len(self._owed)
 
     # --- reserving ----------------------------------------------------------------------------
 
@@ -291,38 +146,39 @@ class Budgets:
             _leave(token)
             await arun(request.give_back())
 
-    def _enter(self) -> tuple[_Request, Token[Mapping[int, _Request]]]:
-        request = _Request(self, uuid.uuid4().hex, shared=True)
+    def _enter(self) -> tuple[Request, Token[Mapping[int, Request]]]:
+        request = Request(self, uuid.uuid4().hex, shared=True)
         return request, _requests.set({**_requests.get(), id(self): request})
 
     def _reserve(
         self, model: str, input_tokens: int, output_tokens: int, tags: Mapping[str, str], ident: str
     ) -> Flow[Reservation]:
         ident = ident or uuid.uuid4().hex
-        request = _requests.get().get(id(self)) or _Request(self, ident, shared=False)
+        request = _requests.get().get(id(self)) or Request(self, ident, shared=False)
         accounts = self._accounts({**current_tags(), "model": model, **tags})
         usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
         held = self.amounts(accounts, usage, model, most=True)
+        yield from self._catch_up()
         refused = yield from request.hold(f"{ident}/reserve", accounts, held)
         if refused is not None:
             raise _exceeded(accounts, refused, held)
         return Reservation(self, request, accounts, id=ident, model=model, usage=usage, held=held)
 
-    def _accounts(self, tags: Mapping[str, str]) -> tuple[_Account, ...]:
+    def _accounts(self, tags: Mapping[str, str]) -> tuple[Account, ...]:
         now = self._clock()
-        found: dict[str, _Account] = {}
+        found: dict[str, Account] = {}
         for budget in self.budgets:
             key = account_of(budget, tags, now)
             # Of two limits on one account the lower one holds.
             if key is not None and (key not in found or budget.units < found[key].budget.units):
-                found[key] = _Account(budget, key, window_of(budget.window, now)[1])
+                found[key] = Account(budget=budget, key=key, ends=window_of(budget.window, now)[1])
         return tuple(found.values())
 
     # --- amounts ------------------------------------------------------------------------------
 
     def amounts(
         self,
-        accounts: Sequence[_Account],
+        accounts: Sequence[Account],
         usage: Usage,
         model: str,
         *,
@@ -357,9 +213,9 @@ class Budgets:
     # --- the store ----------------------------------------------------------------------------
 
     def moved(
-        self, request: str, operation: str, moves: Mapping[_Account, Move]
+        self, request: str, operation: str, moves: Mapping[Account, Move]
     ) -> Flow[Moved | Refusal]:
-        """Have the store make moves, and tell `seen` of the balances."""
+        """Have the store make moves, and tell `seen` what came of it."""
         if not moves:
             return Moved(balances=())
         now = self._clock()
@@ -367,15 +223,51 @@ class Budgets:
         found = yield from call(
             self.store.move, request, operation, made, now=now, expires=now + self._seconds
         )
-        if self._seen is not None and isinstance(found, Moved) and not found.repeated:
-            for account, balance in zip(moves, found.balances, strict=True):
-                self._seen(account.budget, account.key, balance)
+        if self._seen is not None:
+            for account, balance in _told(moves, found):
+                try:
+                    self._seen(account.budget, account.key, balance)
+                except Exception as error:  # noqa: BLE001 - it is decided, whoever watches it
+                    self.faults[type(error).__name__] += 1
         return found
 
+    def booked(self, request: str, operation: str, moves: Mapping[Account, Move]) -> Flow[None]:
+        """Have the store make moves that it never refuses, now or before the next reservation."""
+        try:
+            yield from self.moved(request, operation, moves)
+        except BaseException as error:
+            self._owed.append((request, operation, list(moves.values())))
+            self.faults[type(error).__name__] += 1
+            if not isinstance(error, Exception):
+                raise
 
-_requests: Final[ContextVar[Mapping[int, _Request]]] = ContextVar(
+    def _catch_up(self) -> Flow[None]:
+        while self._owed:
+            try:
+                owed = self._owed.popleft()
+            except IndexError:  # another thread took it
+                return
+            now = self._clock()
+            try:
+                # If it was made after all, under this name, it is not made again.
+                yield from call(self.store.move, *owed, now=now, expires=now + self._seconds)
+            except BaseException:
+                self._owed.appendleft(owed)
+                raise
+
+
+_requests: Final[ContextVar[Mapping[int, Request]]] = ContextVar(
     "costwise_budget_requests", default=MappingProxyType({})
 )
+
+
+def _told(
+    moves: Iterable[Account], found: Moved | Refusal
+) -> Iterator[tuple[Account, Balance | Refusal]]:
+    if isinstance(found, Refusal):
+        yield from ((account, found) for account in moves if account.key == found.account)
+    elif not found.repeated:
+        yield from zip(moves, found.balances, strict=True)
 
 
 def _said(amount: int, budget: Budget) -> str:
@@ -384,14 +276,14 @@ def _said(amount: int, budget: Budget) -> str:
     return f"{amount:,} {budget.unit}"
 
 
-def _leave(token: Token[Mapping[int, _Request]]) -> None:
+def _leave(token: Token[Mapping[int, Request]]) -> None:
     # A generator may be closed in another context, where there is nothing to set back.
     with suppress(ValueError):
         _requests.reset(token)
 
 
 def _exceeded(
-    accounts: Sequence[_Account], refused: Refusal, needed: Mapping[str, int]
+    accounts: Sequence[Account], refused: Refusal, needed: Mapping[str, int]
 ) -> BudgetExceededError:
     account = next(one for one in accounts if one.key == refused.account)
     budget = account.budget

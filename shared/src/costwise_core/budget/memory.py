@@ -1,27 +1,46 @@
 """Budgets of one process."""
 
+import heapq
 import threading
-from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
-from costwise_core.budget.moves import Balance, Move, Moved, Refusal
+from costwise_core.budget.moves import Balance, Move, Moved, Refusal, refusal
 
 __all__ = ["MemoryBudgets"]
-
-MAX_OPERATIONS = 100_000
 
 
 @dataclass(slots=True)
 class _Account:
+    ends: float = inf
     spent: int = 0
-    ends: float = float("inf")
+    held: int = 0
     # By reservation: what it holds, and until when.
     holds: dict[str, tuple[int, float]] = field(default_factory=dict)
+    # No hold expires before, so that a move need not look at each.
+    soonest: float = inf
 
-    def held(self, now: float) -> int:
-        self.holds = {key: hold for key, hold in self.holds.items() if hold[1] > now}
-        return sum(amount for amount, _ in self.holds.values())
+    def balance(self, now: float) -> Balance:
+        held = self.held
+        if now >= self.soonest:
+            held = sum(amount for amount, until in self.holds.values() if until > now)
+        return Balance(spent=self.spent, held=held)
+
+    def make(self, move: Move, reservation: str, now: float, expires: float) -> None:
+        if now >= self.soonest:
+            self.holds = {key: hold for key, hold in self.holds.items() if hold[1] > now}
+            self.held = sum(amount for amount, _ in self.holds.values())
+            self.soonest = min((until for _, until in self.holds.values()), default=inf)
+        self.ends = move.ends
+        self.spent += move.spend
+        before, until = self.holds.pop(reservation, (0, expires))
+        amount = max(0, before + move.hold)
+        self.held += amount - before
+        if amount:
+            until = max(until, expires)
+            self.holds[reservation] = (amount, until)
+            self.soonest = min(self.soonest, until)
 
 
 class MemoryBudgets:
@@ -39,8 +58,9 @@ class MemoryBudgets:
     blocking = False
 
     def __init__(self) -> None:
-        self._accounts: defaultdict[str, _Account] = defaultdict(_Account)
-        self._done: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._accounts: dict[str, _Account] = {}
+        self._done: dict[tuple[str, str], float] = {}
+        self._ending: list[tuple[float, tuple[str, str]]] = []
         self._lock = threading.Lock()
 
     def move(
@@ -53,40 +73,23 @@ class MemoryBudgets:
         expires: float,
     ) -> Moved | Refusal:
         """Make all the moves or none; see `BudgetStore.move`."""
+        names = [move.account for move in moves]
         with self._lock:
-            repeated = (reservation, operation) in self._done
+            repeated = self._done.get((reservation, operation), -inf) > now
             if not repeated:
+                refused = refusal(moves, dict(zip(names, self._balances(names, now), strict=True)))
+                if refused is not None:
+                    return refused
                 for move in moves:
-                    account = self._accounts[move.account]
-                    left = move.limit - account.spent - account.held(now)
-                    if move.raises and move.hold + move.spend > left:
-                        return Refusal(account=move.account, left=max(0, left))
-                for move in moves:
-                    self._make(self._accounts[move.account], reservation, move, expires)
-                self._done[reservation, operation] = None
-                while len(self._done) > MAX_OPERATIONS:
-                    self._done.popitem(last=False)
-            names = [move.account for move in moves]
+                    account = self._accounts.setdefault(move.account, _Account())
+                    account.make(move, reservation, now, expires)
+                self._remember((reservation, operation), now, expires)
             return Moved(balances=tuple(self._balances(names, now)), repeated=repeated)
-
-    def _make(self, account: _Account, reservation: str, move: Move, expires: float) -> None:
-        account.spent += move.spend
-        account.ends = move.ends
-        amount, until = account.holds.get(reservation, (0, expires))
-        amount = max(0, amount + move.hold)
-        if amount:
-            account.holds[reservation] = (amount, max(until, expires))
-        else:
-            account.holds.pop(reservation, None)
 
     def balances(self, accounts: Sequence[str], *, now: float) -> list[Balance]:
         """Return what each account has spent and holds; see `BudgetStore.balances`."""
         with self._lock:
             return self._balances(accounts, now)
-
-    def _balances(self, accounts: Sequence[str], now: float) -> list[Balance]:
-        found = [self._accounts.get(name, _Account()) for name in accounts]
-        return [Balance(spent=one.spent, held=one.held(now)) for one in found]
 
     def forget(self, *, ended_before: float) -> int:
         """Delete accounts whose window is over; see `BudgetStore.forget`."""
@@ -95,3 +98,14 @@ class MemoryBudgets:
             for name in old:
                 del self._accounts[name]
             return len(old)
+
+    def _balances(self, accounts: Sequence[str], now: float) -> list[Balance]:
+        return [self._accounts.get(name, _Account()).balance(now) for name in accounts]
+
+    def _remember(self, name: tuple[str, str], now: float, expires: float) -> None:
+        self._done[name] = expires
+        heapq.heappush(self._ending, (expires, name))
+        while self._ending and self._ending[0][0] <= now:
+            _, old = heapq.heappop(self._ending)
+            if self._done.get(old, inf) <= now:  # it may have been made again since
+                del self._done[old]

@@ -8,13 +8,10 @@ small beside the table. Nothing is kept in a process but what was used since the
 import functools
 import hashlib
 import os
-import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Final
 
-from costwise_core.errors import ConfigError
 from costwise_core.stores import postgres_entries as scripts
 from costwise_core.stores.checks import (
     JOURNAL_KEPT,
@@ -24,14 +21,12 @@ from costwise_core.stores.checks import (
     check_seconds,
     checked,
 )
-from costwise_core.stores.postgres_link import PostgresLink, Script, T, check_conninfo
+from costwise_core.stores.postgres_link import PostgresLink, Script, T, check_link
 from costwise_core.stores.postgres_schema import prepare
 from costwise_core.stores.postgres_sharing import acquire, append, read, release
 from costwise_core.types import Entry, Neighbour, Selection, Vector
 
 __all__ = ["PostgresStore"]
-
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
 class PostgresStore:
@@ -82,21 +77,16 @@ class PostgresStore:
         connect_timeout: int = 2,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        check_conninfo(conninfo)
+        check_link(
+            conninfo,
+            schema=schema,
+            pool_size=pool_size,
+            timeout=timeout,
+            write_timeout=write_timeout,
+            connect_timeout=connect_timeout,
+            feature="PostgresStore",
+        )
         check_limits(max_entries, max_bytes)
-        if not _NAME.fullmatch(schema):
-            raise ConfigError(
-                f"schema must be at most 63 letters, digits and underscores, got {schema!r}."
-            )
-        if pool_size < 1:
-            raise ConfigError(f"pool_size must be at least 1, got {pool_size!r}.")
-        for name, value, least in (
-            ("timeout", timeout, 0.01),
-            ("write_timeout", write_timeout, 0.01),
-            ("connect_timeout", connect_timeout, 2),
-        ):
-            if not least <= value <= 3600:
-                raise ConfigError(f"{name} is in seconds, from {least} to 3600, got {value!r}.")
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._timeout = timeout

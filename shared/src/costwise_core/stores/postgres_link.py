@@ -8,6 +8,7 @@ does is written once.
 import asyncio
 import importlib.util
 import math
+import re
 import select
 import threading
 import time
@@ -21,7 +22,7 @@ from weakref import WeakKeyDictionary
 from costwise_core.errors import ConfigError, MissingExtraError, StoreError, StoreUnavailableError
 from costwise_core.stores.breaker import Breaker
 
-__all__ = ["Packed", "PostgresLink", "Rows", "Script", "Statement", "check_conninfo", "sql"]
+__all__ = ["Packed", "PostgresLink", "Rows", "Script", "Statement", "check_link", "sql"]
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ class Statement(NamedTuple):
 Script: TypeAlias = Generator[Statement, Rows, T]
 """A generator that yields statements, gets their rows and returns a `T`."""
 
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _GRACE: Final = 0.1  # seconds by which the server, who knows why, is ahead of us in giving up
 _UNUSABLE: Final = frozenset(
     {
@@ -61,16 +63,24 @@ class Packed(bytes):
     __slots__ = ()
 
 
-def check_conninfo(conninfo: str) -> None:
-    """Refuse what libpq cannot read.
+def check_link(
+    conninfo: str,
+    *,
+    schema: str,
+    pool_size: int,
+    connect_timeout: int,
+    feature: str,
+    **seconds: float,
+) -> None:
+    """Refuse what libpq cannot read, and numbers out of range.
 
     Raises:
-        MissingExtraError: if psycopg is not installed.
-        ConfigError: if it is no connection string; its text, which may hold a password, is kept
-            out of the message.
+        MissingExtraError: if psycopg, which `feature` needs, is not installed.
+        ConfigError: if an argument makes no sense. The connection string, which may hold a
+            password, is kept out of the message.
     """
     if importlib.util.find_spec("psycopg") is None:
-        raise MissingExtraError("PostgresStore", "postgres")
+        raise MissingExtraError(feature, "postgres")
     psycopg = _driver().psycopg
     try:
         psycopg.conninfo.conninfo_to_dict(conninfo)
@@ -79,6 +89,16 @@ def check_conninfo(conninfo: str) -> None:
             "conninfo is no connection string that libpq can read; it looks like "
             "'postgresql://user@host/database' or 'host=... dbname=... user=...'."
         ) from None
+    if not _NAME.fullmatch(schema):
+        raise ConfigError(
+            f"schema must be at most 63 letters, digits and underscores, got {schema!r}."
+        )
+    if pool_size < 1:
+        raise ConfigError(f"pool_size must be at least 1, got {pool_size!r}.")
+    for name, value in {**seconds, "connect_timeout": connect_timeout}.items():
+        least = 2 if name == "connect_timeout" else 0.01
+        if not least <= value <= 3600:
+            raise ConfigError(f"{name} is in seconds, from {least} to 3600, got {value!r}.")
 
 
 class PostgresLink:

@@ -1,12 +1,13 @@
 """The tables of a PostgreSQL store, and how they come to be, once, however many replicas start."""
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 from costwise_core.errors import StoreUnavailableError, StoreVersionError
 from costwise_core.stores.checks import MAX_ENTRY_BYTES, MAX_ROW_BYTES
 from costwise_core.stores.postgres_link import Rows, Script, T, sql
 
-__all__ = ["SCHEMA", "one", "prepare", "transaction"]
+__all__ = ["SCHEMA", "Tables", "one", "prepare", "transaction"]
 
 _LOCK: Final = 0x636F737477697365
 """Held while tables are made, by whoever makes any in this database."""
@@ -106,6 +107,22 @@ SCHEMA: Final = (
 )
 
 
+class Tables(NamedTuple):
+    """Tables that are made and brought up to date together.
+
+    Attributes:
+        version: The table that has their version.
+        known_by: One of them, by which they are found.
+        scripts: Of which the n-th brings them from version n - 1 to version n.
+        vectors: Whether they need pgvector.
+    """
+
+    version: str
+    known_by: str
+    scripts: Sequence[str]
+    vectors: bool = False
+
+
 def transaction(script: Script[T], *, seconds: float) -> Script[T]:
     """Run a script in one transaction, each of whose statements may take so long."""
     yield sql(f"BEGIN; SET LOCAL statement_timeout = {int(seconds * 1000):d}")
@@ -114,55 +131,58 @@ def transaction(script: Script[T], *, seconds: float) -> Script[T]:
     return result
 
 
-def prepare(schema: str, *, seconds: float) -> Script[None]:
-    """Make the tables, or bring them up to date, if that is still to be done.
+def prepare(schema: str, *, seconds: float, tables: Tables | None = None) -> Script[None]:
+    """Make tables, those of `PostgresStore` by default, or update them, if there is need.
 
     Raises:
         StoreVersionError: if they are a newer costwise's or somebody else's.
         StoreUnavailableError: if they cannot be made.
     """
-    if (yield from _version(schema)) < len(SCHEMA):
-        yield from transaction(_upgrade(schema), seconds=seconds)
+    tables = tables or Tables("costwise", "entries", SCHEMA, vectors=True)
+    if (yield from _version(schema, tables)) < len(tables.scripts):
+        yield from transaction(_upgrade(schema, tables), seconds=seconds)
 
 
-def _upgrade(schema: str) -> Script[None]:
+def _upgrade(schema: str, tables: Tables) -> Script[None]:
     yield sql("SELECT pg_advisory_xact_lock(%s)", _LOCK)
     # Another replica may have been faster while this one waited for the lock.
-    version = yield from _version(schema)
+    version = yield from _version(schema, tables)
     if version == 0:
-        yield from _make_room(schema)
-    for number in range(version, len(SCHEMA)):
-        yield sql(SCHEMA[number])
-    yield sql(f"UPDATE @costwise SET version = {len(SCHEMA):d}")  # noqa: S608
+        yield from _make_room(schema, tables)
+    for number in range(version, len(tables.scripts)):
+        yield sql(tables.scripts[number])
+    yield sql(f"UPDATE @{tables.version} SET version = {len(tables.scripts):d}")  # noqa: S608
 
 
-def _version(schema: str) -> Script[int]:
+def _version(schema: str, tables: Tables) -> Script[int]:
     """Return the version of the tables, 0 if there are none; refuse any that are not ours."""
     # A look into the catalogue itself: to_regclass may still know what was so before the lock.
     found = yield sql(
         "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE nspname = %s AND relname IN ('costwise', 'entries')",
+        "WHERE nspname = %s AND relname IN (%s, %s)",
         schema,
+        tables.version,
+        tables.known_by,
     )
-    ours, others = ("costwise",) in found, ("entries",) in found
+    ours, others = (tables.version,) in found, (tables.known_by,) in found
     if not ours and not others:
         return 0
-    rows = (yield sql("SELECT version FROM @costwise")) if ours else []
+    rows = (yield sql(f"SELECT version FROM @{tables.version}")) if ours else []  # noqa: S608
     if len(rows) != 1 or not isinstance(rows[0][0], int):
         raise StoreVersionError(
             f"the schema {schema!r} has tables that were not written by this kind of store. "
             "Nothing in it was changed; give the store a schema of its own."
         )
     version: int = rows[0][0]
-    if version > len(SCHEMA):
+    if version > len(tables.scripts):
         raise StoreVersionError(
             f"the schema {schema!r} has version {version}, written by a newer costwise; this one "
-            f"reads up to version {len(SCHEMA)}. Upgrade costwise or choose another schema."
+            f"reads up to version {len(tables.scripts)}. Upgrade costwise or choose another schema."
         )
     return version
 
 
-def _make_room(schema: str) -> Script[None]:
+def _make_room(schema: str, tables: Tables) -> Script[None]:
     """Make the schema, the extension and the table of the version, as far as they are missing."""
     found = yield sql(
         "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s), "
@@ -171,17 +191,17 @@ def _make_room(schema: str) -> Script[None]:
         schema,
     )
     has_schema, has_vector, may_have_vector = one(found)
-    if not (has_vector or may_have_vector):
+    if tables.vectors and not (has_vector or may_have_vector):
         raise StoreUnavailableError(
             "this PostgreSQL server has no pgvector, which the store needs. "
             "Install the package of its version (such as postgresql-18-pgvector)."
         )
-    if not has_vector:
+    if tables.vectors and not has_vector:
         yield sql("CREATE EXTENSION vector")
     if not has_schema:
         yield sql(f'CREATE SCHEMA "{schema}"')
-    yield sql("CREATE TABLE @costwise (version integer NOT NULL)")
-    yield sql("INSERT INTO @costwise VALUES (0)")
+    yield sql(f"CREATE TABLE @{tables.version} (version integer NOT NULL)")
+    yield sql(f"INSERT INTO @{tables.version} VALUES (0)")  # noqa: S608
 
 
 def one(rows: Rows) -> tuple[Any, ...]:

@@ -68,7 +68,11 @@ class RedisStore:
                 f"prefix has 1 to 64 letters, digits, '_', '-' or '.', got {prefix[:80]!r}."
             )
         self._wire = RedisWire(
-            url, timeout=timeout, options=options or {}, breaker=breaker or Breaker()
+            url,
+            timeout=timeout,
+            options=options or {},
+            breaker=breaker or Breaker(),
+            feature="RedisStore",
         )
         self._flows = RedisFlows(Names(prefix=prefix), self._wire, clock)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from costwise_core.drive import Flow, call
-from costwise_core.errors import StoreError, StoreUnavailableError, StoreVersionError, VectorError
+from costwise_core.errors import StoreError, StoreUnavailableError, VectorError
 from costwise_core.stores.checks import (
     JOURNAL_KEPT,
     MAX_ROW_BYTES,
@@ -16,6 +16,7 @@ from costwise_core.stores.checks import (
     check_seconds,
     checked,
 )
+from costwise_core.stores.redis_replies import other_schema, says, value
 from costwise_core.stores.redis_rows import Command, Found, Names, digest, fits, parse, queries
 from costwise_core.stores.redis_scripts import (
     ACQUIRE,
@@ -106,10 +107,10 @@ class RedisFlows:
         widths = {e.embedder: e.vector.size for e in fit if e.vector is not None}
         ask: list[Command] = [("HGET", self._names.dims, digest(name)) for name in widths]
         made, *known = yield from call(self._wire.send, [self._names.make_index(), *ask])
-        if not _says(made, _EXISTS):
-            _value(made)
+        if not says(made, _EXISTS):
+            value(made)
         for (name, dim), reply in zip(widths.items(), known, strict=True):
-            old = _value(reply)
+            old = value(reply)
             if old not in (None, b"%d" % dim) and not (yield from self._forget(name, int(old))):
                 raise _other_width(name, int(old), dim)
         # An index that is there answers with an error, which is cheaper than to ask first.
@@ -117,14 +118,14 @@ class RedisFlows:
         tokens = [secrets.token_bytes(8) for _ in fit]
         write = self._names.put(fit, now=self._clock(), tokens=tokens)
         *near, reply = yield from self._write([*indexes, write], patient=len(fit) > _FEW)
-        if _says(reply, "COSTWISE width"):  # another process was quicker
+        if says(reply, "COSTWISE width"):  # another process was quicker
             _, _, ident, old = str(reply).split(" ")
             name = next(name for name in widths if digest(name) == ident)
             raise _other_width(name, int(old), widths[name])
-        _value(reply)
+        value(reply)
         for each in near:
-            if not _says(each, _EXISTS):
-                _value(each)
+            if not says(each, _EXISTS):
+                value(each)
 
     def delete(self, selection: Selection) -> Flow[int]:
         """Delete what the selection means, unless it was replaced since it was read."""
@@ -144,7 +145,7 @@ class RedisFlows:
                 continue
             command = self._eval(DELETE, [c[0] for c in chosen], [c[1] for c in chosen])
             (reply,) = yield from call(self._wire.send, [command], patient=True)
-            gone = zip(_value(reply), chosen, strict=True)
+            gone = zip(value(reply), chosen, strict=True)
             count += sum(bool(done and live) for done, (_, _, live) in gone)
         return count
 
@@ -162,7 +163,7 @@ class RedisFlows:
             )
             while True:
                 (reply,) = yield from call(self._wire.send, [step], patient=True)
-                rows, cursor = _value(reply)
+                rows, cursor = value(reply)
                 for row in rows[1:]:
                     values = dict(zip(row[::2], row[1::2], strict=True))
                     if b"__key" in values:
@@ -188,7 +189,7 @@ class RedisFlows:
             return
         add = self._eval(APPEND, [self._names.log(name)], [JOURNAL_KEPT, *blobs])
         (reply,) = yield from call(self._wire.send, [add], patient=len(blobs) > _FEW)
-        _value(reply)
+        value(reply)
 
     def read_log(self, name: str, after: str) -> Flow[tuple[list[str], str]]:
         """Read a stream page by page to its end."""
@@ -199,7 +200,7 @@ class RedisFlows:
             values = (f"({after}" if after else "-", _ROWS, MAX_ROW_BYTES)
             step = self._eval(READ_LOG, [self._names.log(name)], values)
             (reply,) = yield from call(self._wire.send, [step])
-            page = _value(reply)
+            page = value(reply)
             for position, row in page:
                 after = position.decode()
                 try:
@@ -216,14 +217,14 @@ class RedisFlows:
         who = owner.encode("utf-8", "surrogatepass")
         claim = self._eval(ACQUIRE, [self._names.lease(name)], [who, milliseconds])
         (reply,) = yield from call(self._wire.send, [claim])
-        return bool(_value(reply))
+        return bool(value(reply))
 
     def release(self, name: str, owner: str) -> Flow[None]:
         """Delete the key if it holds this owner."""
         who = owner.encode("utf-8", "surrogatepass")
         give_back = self._eval(RELEASE, [self._names.lease(name)], [who])
         (reply,) = yield from call(self._wire.send, [give_back])
-        _value(reply)
+        value(reply)
 
     # --- pieces -------------------------------------------------------------------------------
 
@@ -235,14 +236,14 @@ class RedisFlows:
         schema: Command = ("GET", self._names.schema)
         width: Command = ("HGET", self._names.dims, digest(embedder))
         replies = yield from call(self._wire.send, [schema, width, find])
-        version, dim = _value(replies[0]), _value(replies[1])
+        version, dim = value(replies[0]), value(replies[1])
         if version is not None and version != b"%d" % SCHEMA:
-            raise _other_schema(version.decode("utf-8", "replace"))
+            raise other_schema(version.decode("utf-8", "replace"))
         if dim is not None and dim != b"%d" % query.size:
             raise _other_width(embedder, int(dim), query.size)
-        if dim is None and _says(replies[2], "no such index", "Unknown index"):
+        if dim is None and says(replies[2], "no such index", "Unknown index"):
             return []
-        return list(_value(replies[2])[1:])
+        return list(value(replies[2])[1:])
 
     def _rows(
         self, names: Sequence[str | bytes], *, vectors: bool
@@ -252,7 +253,7 @@ class RedisFlows:
             return []
         (reply,) = yield from call(self._wire.send, [self._names.read(names, vectors=vectors)])
         rows: list[Found | Exception | None] = []
-        for name, row in zip(names, _value(reply), strict=True):
+        for name, row in zip(names, value(reply), strict=True):
             try:
                 rows.append(parse(name, row))
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
@@ -267,7 +268,7 @@ class RedisFlows:
         values = [part for pair in touched.values() for part in pair]
         first = self._eval(TOUCH, list(touched), values)
         reply, *others = yield from call(self._wire.send, [first, *commands], patient=patient)
-        _value(reply)
+        value(reply)
         return others
 
     def _index_is_ready(self) -> Flow[None]:
@@ -280,10 +281,10 @@ class RedisFlows:
         for _ in range(_LOOKS):
             version, made, info = yield from call(self._wire.send, commands)
             if version is not None and version != b"%d" % SCHEMA:
-                raise _other_schema(_value(version).decode("utf-8", "replace"))
-            if not _says(made, _EXISTS):
-                _value(made)
-            facts = _value(info)
+                raise other_schema(value(version).decode("utf-8", "replace"))
+            if not says(made, _EXISTS):
+                value(made)
+            facts = value(info)
             if not int(dict(zip(facts[::2], facts[1::2], strict=True)).get(b"indexing", 0)):
                 return
             yield from call(self._wire.pause, _LOOK)
@@ -293,12 +294,12 @@ class RedisFlows:
         """Forget an embedder's width if no entry has it any more, and return whether so."""
         left = self._names.count(embedder)
         (reply,) = yield from call(self._wire.send, [left])
-        if _value(reply)[0]:
+        if value(reply)[0]:
             return False
         forget = self._eval(FORGET, [self._names.dims], [digest(embedder), dim])
         drop: Command = ("FT.DROPINDEX", self._names.near(embedder, dim))
         replies = yield from call(self._wire.send, [forget, drop])
-        _value(replies[0])
+        value(replies[0])
         return True
 
     def _eval(
@@ -309,36 +310,6 @@ class RedisFlows:
 
 def _live(row: Found | Exception | None, now: float) -> bool:
     return isinstance(row, Found) and (row.entry.expires is None or row.entry.expires > now)
-
-
-def _says(reply: object, *parts: str) -> bool:
-    return isinstance(reply, Exception) and any(p.lower() in str(reply).lower() for p in parts)
-
-
-def _value(reply: Any) -> Any:
-    """Return a reply that is none of Redis' errors.
-
-    Raises:
-        StoreError: if it is one.
-    """
-    if not isinstance(reply, Exception):
-        return reply
-    if _says(reply, "COSTWISE schema"):
-        raise _other_schema(str(reply).partition("COSTWISE schema ")[2]) from reply
-    if _says(reply, "unknown command") and _says(reply, "FT."):
-        raise StoreError(
-            "this Redis server has no query engine; use Redis 8, Redis Stack or a service with it."
-        ) from reply
-    raise StoreError(f"the Redis server refused a command: {str(reply)[:200]}") from reply
-
-
-def _other_schema(version: str) -> StoreVersionError:
-    if version.isdigit() and len(version) < 9:
-        return StoreVersionError(
-            f"the store was written by a newer costwise (schema {version}, this one knows "
-            f"{SCHEMA}); update costwise or use another prefix."
-        )
-    return StoreVersionError("the keys under this prefix are not costwise's; use another prefix.")
 
 
 def _other_width(embedder: str, dim: int, got: int) -> VectorError:

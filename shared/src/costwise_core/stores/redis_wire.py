@@ -35,6 +35,7 @@ class RedisWire:
         timeout: Seconds to wait for a connection, and again for a reply.
         options: More arguments for redis-py's clients.
         breaker: Decides when a server that failed is left alone.
+        feature: What needs redis-py.
 
     Raises:
         MissingExtraError: if redis-py is not installed.
@@ -42,10 +43,16 @@ class RedisWire:
     """
 
     def __init__(
-        self, url: str, *, timeout: float, options: Mapping[str, Any], breaker: Breaker
+        self,
+        url: str,
+        *,
+        timeout: float,
+        options: Mapping[str, Any],
+        breaker: Breaker,
+        feature: str,
     ) -> None:
         if find_spec("redis") is None:
-            raise MissingExtraError("RedisStore", "redis")
+            raise MissingExtraError(feature, "redis")
         if not str(url).startswith(("redis://", "rediss://", "unix://")):
             raise ConfigError(
                 "url must start with redis://, rediss:// or unix://, such as "

@@ -8,11 +8,16 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from costwise_core.errors import StoreError, StoreUnavailableError, StoreVersionError
+from costwise_core.errors import (
+    ConfigError,
+    StoreError,
+    StoreUnavailableError,
+    StoreVersionError,
+)
 
-__all__ = ["SQLiteFile"]
+__all__ = ["SQLiteFile", "check_file"]
 
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _REASONS: Final = {
@@ -28,10 +33,26 @@ _REASONS: Final = {
 }
 
 
+def check_file(path: str | os.PathLike[str], busy_timeout: float, *, instead: str) -> Path:
+    """Return the path of a file to be; refuse what is none, naming what to use `instead`.
+
+    Raises:
+        ConfigError: if it names no file, or the seconds to wait for it are out of range.
+    """
+    if not 0 <= busy_timeout <= 3600:
+        raise ConfigError(f"busy_timeout is in seconds, from 0 to 3600, got {busy_timeout!r}.")
+    if str(path) in ("", ":memory:") or str(path).startswith("file:"):
+        raise ConfigError(
+            f"path must name a file, got {str(path)!r}; to stay in memory use {instead}."
+        )
+    return Path(path)
+
+
 class SQLiteFile:
     """One database file: a connection to read with and one to write with, opened on first use.
 
-    Reads never wait for writes (write-ahead log). A committed transaction survives the death of
+    A forked child opens connections of its own. Reads never wait for writes (write-ahead log). A
+    committed transaction survives the death of
     the process; after a power cut the last ones may be missing, but never half of one.
 
     Args:
@@ -56,9 +77,8 @@ class SQLiteFile:
         self._schema = schema
         self._busy_timeout = busy_timeout
         self._max_value_bytes = max_value_bytes
-        self._reader = _Slot()
-        self._writer = _Slot()
-        weakref.finalize(self, _close, os.getpid(), self._reader, self._writer)
+        self._slots: dict[int, _Slots] = {}
+        weakref.finalize(self, _close, self._slots)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -84,9 +104,21 @@ class SQLiteFile:
 
     def close(self) -> None:
         """Close both connections; the next use opens them again."""
-        for slot in (self._reader, self._writer):
-            with slot.lock:
-                slot.close()
+        _close(self._slots)
+
+    @property
+    def _reader(self) -> "_Slot":
+        return self._own.reader
+
+    @property
+    def _writer(self) -> "_Slot":
+        return self._own.writer
+
+    @property
+    def _own(self) -> "_Slots":
+        # A forked child must touch neither its parent's connections nor its locks.
+        slots = self._slots.get(os.getpid())
+        return slots or self._slots.setdefault(os.getpid(), _Slots(_Slot(), _Slot()))
 
     @contextmanager
     def _lent(self, slot: "_Slot") -> Iterator[sqlite3.Connection]:
@@ -167,10 +199,9 @@ class SQLiteFile:
             raise StoreError(f"{self.path}: {error}.") from error
 
 
-def _close(pid: int, *slots: "_Slot") -> None:
-    # A forked child must not touch its parent's connections.
-    if os.getpid() == pid:
-        for slot in slots:
+def _close(slots: "dict[int, _Slots]") -> None:
+    for slot in slots.get(os.getpid(), ()):
+        with slot.lock:
             slot.close()
 
 
@@ -186,6 +217,11 @@ class _Slot:
         if self.db is not None:
             self.db.close()
             self.db = None
+
+
+class _Slots(NamedTuple):
+    reader: _Slot
+    writer: _Slot
 
 
 @contextmanager

@@ -1,0 +1,322 @@
+"""Budgets in PostgreSQL, for any number of processes and machines."""
+
+import functools
+import os
+import weakref
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final
+
+from costwise_core.budget.moves import Balance, Move, Moved, Refusal, digest
+from costwise_core.stores.postgres_link import PostgresLink, Script, T, check_link, sql
+from costwise_core.stores.postgres_schema import Tables, one, prepare
+
+__all__ = ["TABLES", "PostgresBudgets"]
+
+TABLES: Final = Tables(
+    "budget_version",
+    "budget_accounts",
+    (
+        # `held` is the sum of the account's holds, expired or not, so that no move reads them all.
+        """
+    CREATE TABLE @budget_accounts (
+        account bytea PRIMARY KEY,
+        spent numeric NOT NULL DEFAULT 0,
+        held numeric NOT NULL DEFAULT 0,
+        ends float8 NOT NULL
+    );
+    CREATE INDEX ON @budget_accounts (ends);
+    CREATE TABLE @budget_holds (
+        account bytea NOT NULL,
+        reservation bytea NOT NULL,
+        amount numeric NOT NULL,
+        expires float8 NOT NULL,
+        PRIMARY KEY (account, reservation)
+    );
+    CREATE INDEX ON @budget_holds (account, expires);
+    CREATE TABLE @budget_operations (operation bytea PRIMARY KEY, until float8 NOT NULL);
+    CREATE INDEX ON @budget_operations (until);
+
+    CREATE FUNCTION @budget_expired(account bytea, at float8) RETURNS numeric LANGUAGE sql AS $$
+        SELECT coalesce(sum(h.amount), 0) FROM @budget_holds h
+        WHERE h.account = $1 AND h.expires <= $2
+    $$;
+
+    -- A function, so that its locks are held for as long as the server works and no longer: not
+    -- while a client waits for the network, or is dead. Accounts come in the order of their keys,
+    -- so no two moves wait for each other in a circle.
+    CREATE FUNCTION @budget_move(
+        who bytea, what bytea, at float8, til float8, accounts bytea[], limits numeric[],
+        ending float8[], holding numeric[], spending numeric[]
+    ) RETURNS TABLE (outcome text, place bigint, spent numeric, held numeric)
+    LANGUAGE plpgsql AS $$
+    #variable_conflict use_column
+    DECLARE
+        this record;
+        gone numeric;
+        own numeric;
+        own_til float8;
+        repeated boolean;
+    BEGIN
+        INSERT INTO @budget_accounts (account, ends)
+            SELECT * FROM unnest(accounts, ending)
+            ON CONFLICT (account) DO UPDATE SET ends = excluded.ends;
+        repeated := EXISTS (
+            SELECT FROM @budget_operations WHERE operation = what AND until > at
+        );
+        IF NOT repeated THEN
+            RETURN QUERY
+                SELECT 'full', m.place, a.spent, a.held - @budget_expired(a.account, at)
+                FROM unnest(accounts, limits, holding, spending)
+                    WITH ORDINALITY AS m (account, most, hold, spend, place)
+                JOIN @budget_accounts a USING (account)
+                WHERE m.hold > 0 AND m.hold + m.spend
+                    > m.most - a.spent - a.held + @budget_expired(a.account, at);
+            IF FOUND THEN
+                RETURN;
+            END IF;
+            -- Another may have taken the name with moves on other accounts, or none.
+            INSERT INTO @budget_operations VALUES (what, til)
+                ON CONFLICT (operation) DO UPDATE SET until = excluded.until
+                WHERE @budget_operations.until <= at;
+            repeated := NOT FOUND;
+        END IF;
+        IF NOT repeated THEN
+            DELETE FROM @budget_operations WHERE operation IN (
+                SELECT operation FROM @budget_operations WHERE until <= at AND operation <> what
+                ORDER BY until LIMIT 8 FOR UPDATE SKIP LOCKED
+            );
+            FOR this IN
+                SELECT * FROM unnest(accounts, holding, spending) AS m (account, hold, spend)
+            LOOP
+                WITH taken AS (
+                    DELETE FROM @budget_holds WHERE account = this.account
+                        AND (expires <= at OR reservation = who) RETURNING *
+                )
+                SELECT coalesce(sum(amount), 0),
+                    coalesce(sum(amount) FILTER (WHERE expires > at), 0),
+                    max(expires) FILTER (WHERE expires > at)
+                    INTO gone, own, own_til FROM taken;
+                own := greatest(0, own + this.hold);
+                IF own > 0 THEN
+                    INSERT INTO @budget_holds
+                        VALUES (this.account, who, own, greatest(own_til, til));
+                END IF;
+                UPDATE @budget_accounts SET
+                    spent = spent + this.spend, held = held - gone + own
+                    WHERE account = this.account;
+            END LOOP;
+        END IF;
+        RETURN QUERY
+            SELECT CASE WHEN repeated THEN 'repeated' ELSE 'made' END,
+                m.place, a.spent, a.held - @budget_expired(a.account, at)
+            FROM (SELECT) AS always
+            LEFT JOIN unnest(accounts) WITH ORDINALITY AS m (account, place) ON true
+            LEFT JOIN @budget_accounts a USING (account);
+    END $$
+    """,
+    ),
+)
+
+
+class PostgresBudgets:
+    """Keeps what budgets have spent and hold in tables of one schema.
+
+    The constructor connects to nothing; the first use makes the schema and its tables if they are
+    missing and the role may make them. `move` is one statement in a transaction of its own and
+    returns once that is committed, which with PostgreSQL's default settings no crash of either side
+    can undo. A server that is gone or frozen costs a caller the timeouts below and no more.
+
+    Every method has an asynchronous twin with an "a" in front, on psycopg's own asynchronous
+    connections.
+
+    Args:
+        conninfo: A connection string or URI, as libpq reads it. Behind PgBouncer its server needs
+            `ignore_startup_parameters = options`.
+        schema: Name of the schema; stores in different schemas share nothing. It may be that of a
+            `PostgresStore`.
+        pool_size: At most how many connections to have at once, blocking and asyncio's each.
+        timeout: Seconds a move may take, waiting for others included.
+        connect_timeout: Seconds in which a connection must be made, at least 2 (libpq's least).
+
+    Raises:
+        ConfigError: if an argument is out of range.
+        MissingExtraError: if psycopg is not installed.
+
+    Example:
+        >>> from costwise_core.budget.postgres import PostgresBudgets
+        >>> store = PostgresBudgets("postgresql://localhost/app", schema="money", timeout=1.0)
+        >>> store.close()
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        schema: str = "costwise",
+        pool_size: int = 8,
+        timeout: float = 5.0,
+        connect_timeout: int = 2,
+    ) -> None:
+        check_link(
+            conninfo,
+            schema=schema,
+            pool_size=pool_size,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            feature="PostgresBudgets",
+        )
+        self._timeout = timeout
+        self._new_link = functools.partial(
+            PostgresLink,
+            conninfo,
+            schema=schema,
+            prepare=functools.partial(prepare, schema, seconds=timeout, tables=TABLES),
+            prepare_timeout=timeout,
+            size=pool_size,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+        )
+        # A forked child must touch neither its parent's connections nor its locks.
+        self._links: dict[int, PostgresLink] = {}
+        weakref.finalize(self, _close, self._links)
+
+    def move(
+        self,
+        reservation: str,
+        operation: str,
+        moves: Sequence[Move],
+        *,
+        now: float,
+        expires: float,
+    ) -> Moved | Refusal:
+        """Make all the moves or none; see `BudgetStore.move`.
+
+        Raises:
+            StoreError: if the database cannot be used.
+        """
+        return self._run(_move(reservation, operation, moves, now, expires))
+
+    async def amove(
+        self,
+        reservation: str,
+        operation: str,
+        moves: Sequence[Move],
+        *,
+        now: float,
+        expires: float,
+    ) -> Moved | Refusal:
+        """Do what `move` does, without blocking the event loop."""
+        return await self._arun(_move(reservation, operation, moves, now, expires))
+
+    def balances(self, accounts: Sequence[str], *, now: float) -> list[Balance]:
+        """Return what each account has spent and holds; see `BudgetStore.balances`.
+
+        Raises:
+            StoreError: if the database cannot be used.
+        """
+        return self._run(_balances(accounts, now))
+
+    async def abalances(self, accounts: Sequence[str], *, now: float) -> list[Balance]:
+        """Do what `balances` does, without blocking the event loop."""
+        return await self._arun(_balances(accounts, now))
+
+    def forget(self, *, ended_before: float) -> int:
+        """Delete accounts whose window is over; see `BudgetStore.forget`.
+
+        Raises:
+            StoreError: if the database cannot be used; none was deleted then.
+        """
+        return self._run(_forget(ended_before))
+
+    async def aforget(self, *, ended_before: float) -> int:
+        """Do what `forget` does, without blocking the event loop."""
+        return await self._arun(_forget(ended_before))
+
+    def close(self) -> None:
+        """Close the connections; using the store again opens them again."""
+        _close(self._links)
+
+    def __enter__(self) -> "PostgresBudgets":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _link(self) -> PostgresLink:
+        link = self._links.get(os.getpid())
+        return link or self._links.setdefault(os.getpid(), self._new_link())
+
+    def _run(self, script: Script[T]) -> T:
+        return self._link.run(script, seconds=self._timeout)
+
+    async def _arun(self, script: Script[T]) -> T:
+        return await self._link.arun(script, seconds=self._timeout)
+
+
+def _move(
+    reservation: str, operation: str, moves: Sequence[Move], now: float, expires: float
+) -> Script[Moved | Refusal]:
+    keys = [digest(move.account) for move in moves]
+    order = sorted(range(len(moves)), key=keys.__getitem__)
+    sorted_moves = [moves[number] for number in order]
+    rows = yield sql(
+        "SELECT * FROM @budget_move(%s, %s, %s, %s, %s::bytea[], %s::text[]::numeric[], "
+        "%s::float8[], %s::text[]::numeric[], %s::text[]::numeric[])",
+        digest(reservation),
+        digest(reservation, operation),
+        now,
+        expires,
+        [keys[number] for number in order],
+        [str(move.limit) for move in sorted_moves],
+        [move.ends for move in sorted_moves],
+        [str(move.hold) for move in sorted_moves],
+        [str(move.spend) for move in sorted_moves],
+    )
+    outcome = rows[0][0]
+    found = {
+        order[place - 1]: Balance(spent=int(spent), held=int(held))
+        for _, place, spent, held in rows
+        if place
+    }
+    if outcome == "full":
+        first = min(found)
+        left = moves[first].limit - found[first].spent - found[first].held
+        return Refusal(account=moves[first].account, left=max(0, left))
+    balances = tuple(found[number] for number in range(len(moves)))
+    return Moved(balances=balances, repeated=outcome == "repeated")
+
+
+def _balances(accounts: Sequence[str], now: float) -> Script[list[Balance]]:
+    rows = yield sql(
+        "SELECT coalesce(a.spent, 0), coalesce(a.held - @budget_expired(a.account, %s), 0) "
+        "FROM unnest(%s::bytea[]) WITH ORDINALITY AS m (account, place) "
+        "LEFT JOIN @budget_accounts a USING (account) ORDER BY place",
+        now,
+        [digest(account) for account in accounts],
+    )
+    return [Balance(spent=int(spent), held=int(held)) for spent, held in rows]
+
+
+def _forget(ended_before: float) -> Script[int]:
+    rows = yield sql(
+        "WITH old AS (SELECT account FROM @budget_accounts WHERE ends <= %s "
+        "ORDER BY account FOR UPDATE), "
+        "holds AS (DELETE FROM @budget_holds h USING old WHERE h.account = old.account), "
+        "gone AS (DELETE FROM @budget_accounts a USING old WHERE a.account = old.account "
+        "RETURNING 1) SELECT count(*) FROM gone",
+        ended_before,
+    )
+    return int(one(rows)[0])
+
+
+def _close(links: dict[int, PostgresLink]) -> None:
+    link = links.get(os.getpid())
+    if link is not None:
+        link.close()
