@@ -45,7 +45,7 @@ $(VENV)/.torch: $(VENV)/.ready
 	@touch $@
 
 test-torch: $(VENV)/.torch ## Run the tests that need torch
-	@$(PY) -m pytest tests/torch $(ARGS)
+	@$(PY) -m pytest tests/torch tests/core/test_scorers.py $(ARGS)
 
 lint: setup ## Check style
 	@$(PY) -m ruff check .
@@ -64,14 +64,19 @@ bench: setup ## Run the benchmarks on what ships
 	@$(PY) -m benchmarks.cache_pairs --json out/cache_pairs.json
 	@$(PY) -m benchmarks.cache_conversations --json out/cache_conversations.json
 	@$(PY) -m benchmarks.cache_stream --seeds 1 --json out/cache_stream.json
+	@$(PY) -m benchmarks.trim --limit 40 --json out/trim.json
+	@$(PY) -m benchmarks.rerank --limit 40 --json out/rerank.json
+	@$(PY) -m benchmarks.promise --limit 60 --json out/promise.json
+	@$(PY) -m benchmarks.few_shot --json out/few_shot.json
 
 # Pinned here: the one peer that cannot go through the resolver (see the group in pyproject.toml).
-peers: setup ## Run the cache benchmarks beside other caches (downloads them; slow)
+peers: setup ## Run the benchmarks beside other packages (downloads them; slow)
 	@$(PY) -m pip install --quiet -c constraints.txt --group peers
 	@$(PY) -m pip install --quiet --no-deps langchain-redis==0.2.6
 	@$(PY) -m benchmarks.cache_latency --entries 1000 10000 --json out/cache_latency.json
 	@$(PY) -m benchmarks.cache_pairs --json out/cache_pairs.json
 	@$(PY) -m benchmarks.cache_stream --json out/cache_stream.json
+	@$(PY) -m benchmarks.rerank --json out/rerank.json
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) out dist .pytest_cache .mypy_cache .ruff_cache

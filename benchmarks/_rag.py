@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from costwise_core.compress.promise import LabelledQuestion
+from costwise_core.labelled import LabelledQuestion
 from costwise_core.passages import Passage
 
 PASSAGES = 20

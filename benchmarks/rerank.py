@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks._bm25_peers import VERSIONS, bm25_peers
 from benchmarks._common import DATA, Clock, arguments, finish, versions
 from costwise_core import CachedEmbedder, LabelledQuestion, MemoryVectors, OnnxEmbedder, Passage
 from costwise_core.protocols import Embedder, Scorer
@@ -265,7 +266,9 @@ def main() -> None:
     plain = {path.stem: answerable(questions(path))[: args.limit] for path in files}
     every = [row for rows in plain.values() for row in rows]
     two: list[Scorer] = [BM25(), Dense(embedder)]
-    scorers: dict[str, Scorer] = {"bm25": two[0], "dense": two[1], "rrf": RankFusion(two)}
+    others = {one.name: one for one in bm25_peers()}
+    scorers: dict[str, Scorer] = {"bm25": two[0], **others, "dense": two[1]}
+    scorers["rrf"] = RankFusion(two)
     if (args.fit / "nq-open-oracle.jsonl.gz").is_file():
         weights = fit_fusion(two, labelled(args.fit, every, embedder, rng))
         scorers["calibrated"] = CalibratedFusion(two, weights)
@@ -284,6 +287,7 @@ def main() -> None:
     some = with_vectors(every[:TIMED], embedder)
     cost = {
         "bm25": seconds(some, BM25(), stored=True),
+        **{name: seconds(some, one, stored=True) for name, one in others.items()},
         "rrf, stored vectors": seconds(some, RankFusion([BM25(), Dense(model)]), stored=True),
         "rrf, nothing stored": seconds(some, RankFusion([BM25(), Dense(model)]), stored=False),
     }
@@ -296,7 +300,7 @@ def main() -> None:
             "files": results,
             "cpu_s_per_1k_tokens": cost,
             **clock.seconds(),
-            "versions": versions("onnxruntime", "tokenizers"),
+            "versions": versions("onnxruntime", "tokenizers", *VERSIONS),
         },
     )
 

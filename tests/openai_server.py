@@ -24,7 +24,7 @@ class Provider(ThreadingHTTPServer):
         self.status = 200
         self.sent = 0  # words of streams that were written out
         self.breaks_after: int | None = None
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:

@@ -80,8 +80,8 @@ def test_the_text_shows_the_same_numbers():
         "Bill: saved $0.900 net, 30.0% of $3.000",
         "                    calls  tokens  dollars",
         "  without costwise      3     300   $3.000",
-        "  response cache        1    -100  -$1.000",
-        "  overhead              1    +100  +$0.100",
+        "  response cache        1    -100  -$1.000  measured",
+        "  overhead              1    +100  +$0.100  measured",
         "  paid                  3     300   $2.100",
     ]
     html = bill._repr_html_()

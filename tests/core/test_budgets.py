@@ -1,13 +1,23 @@
 """Budgets hold: reserve, extend, settle, release, share."""
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from costwise_core.budget.budgets import Budget, account_of, window_of
 from costwise_core.budget.guard import Budgets
-from costwise_core.errors import BudgetExceededError, ConfigError, UnknownModelError
+from costwise_core.budget.memory import MemoryBudgets
+from costwise_core.errors import (
+    BudgetExceededError,
+    ConfigError,
+    StoreUnavailableError,
+    UnknownModelError,
+)
 from costwise_core.tracking import track
 from costwise_core.types import Usage
 
@@ -211,3 +221,134 @@ def test_the_balance_is_told():
     )
     budgets.reserve(MODEL, input_tokens=10_000).settle(Usage(input_tokens=10_000))
     assert [Decimal(amount) / 10**12 for amount in seen] == [Decimal("0.0015")] * 2
+
+
+class Faulty(MemoryBudgets):
+    """Loses the connection: before a move is made, or after it, when nobody hears of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails = ""
+
+    def move(self, *args, **kwargs):
+        if self.fails == "before":
+            raise StoreUnavailableError("gone")
+        made = super().move(*args, **kwargs)
+        if self.fails == "after":
+            raise StoreUnavailableError("gone")
+        return made
+
+
+class TestAStoreThatIsGone:
+    @pytest.fixture
+    def store(self):
+        return Faulty()
+
+    @pytest.fixture
+    def budgets(self, store):
+        return Budgets(Budget(limit=10, unit="tokens"), store=store, clock=Clock())
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_a_paid_answer_is_not_lost_and_is_booked_once(self, budgets, store, when):
+        call = budgets.reserve(MODEL, input_tokens=8)
+        store.fails = when
+        call.settle(Usage(input_tokens=5))
+        assert budgets.unbooked == 1
+        assert budgets.faults == {"StoreUnavailableError": 1}
+        with pytest.raises(StoreUnavailableError):
+            budgets.reserve(MODEL, input_tokens=1)
+        store.fails = ""
+        budgets.reserve(MODEL, input_tokens=5).release()
+        assert balance(budgets, *budgets.budgets) == (5, 0)
+        assert budgets.unbooked == 0
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_a_hold_that_may_have_been_made_is_given_back(self, budgets, store, when):
+        store.fails = when
+        for _ in range(3):
+            with pytest.raises(StoreUnavailableError):
+                budgets.reserve(MODEL, input_tokens=10)
+        store.fails = ""
+        budgets.reserve(MODEL, input_tokens=10).release()
+        assert balance(budgets, *budgets.budgets) == (0, 0)
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_and_takes_nothing_from_the_rest_of_its_request(self, budgets, store, when):
+        with budgets.request():
+            first = budgets.reserve(MODEL, input_tokens=6)
+            store.fails = when
+            with pytest.raises(StoreUnavailableError):
+                budgets.reserve(MODEL, input_tokens=3)
+            store.fails = ""
+            budgets.reserve(MODEL, input_tokens=1).release()
+            assert balance(budgets, *budgets.budgets)[1] >= 6
+            first.settle(None)
+        assert balance(budgets, *budgets.budgets) == (6, 0)
+
+    async def test_a_cancelled_reservation_holds_nothing(self):
+        class Slow(MemoryBudgets):
+            async def amove(self, *args, **kwargs):
+                made = self.move(*args, **kwargs)
+                await asyncio.sleep(0.01)
+                return made
+
+        budgets = Budgets(budget := Budget(limit=10, unit="tokens"), store=Slow(), clock=Clock())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(budgets.areserve(MODEL, input_tokens=10), 0.001)
+        (await budgets.areserve(MODEL, input_tokens=9)).settle(None)
+        assert balance(budgets, budget) == (9, 0)
+
+
+def test_windows_that_are_over_are_forgotten():
+    clock = Clock()
+    budgets = Budgets(
+        Budget(limit=3, unit="calls", window="minute", tags={"prompt": "*"}),
+        seconds=60.0,
+        clock=clock,
+    )
+    for number in range(300):
+        clock.now += 2
+        budgets.reserve(MODEL, input_tokens=1, tags={"prompt": str(number)}).settle(None)
+    assert len(budgets.store._accounts) <= 120
+
+
+def test_hierarchies_of_tags_hold_at_every_level():
+    budgets = Budgets(
+        Budget(limit=6, unit="calls", tags={"tenant": "*"}),
+        Budget(limit=4, unit="calls", tags={"tenant": "*", "team": "*"}),
+        Budget(limit=2, unit="calls", tags={"tenant": "*", "team": "*", "user": "*"}),
+    )
+
+    def calls(**tags: str) -> int:
+        for made in range(10):
+            try:
+                budgets.reserve(MODEL, input_tokens=1, tags=tags).settle(None)
+            except BudgetExceededError:
+                return made
+        return 10
+
+    assert calls(tenant="a", team="x", user="1") == 2
+    assert calls(tenant="a", team="x", user="2") == 2
+    assert calls(tenant="a", team="x", user="3") == 0
+    assert calls(tenant="a", team="y", user="1") == 2
+    assert calls(tenant="a", team="z", user="1") == 0
+    assert calls(tenant="b", team="x", user="1") == 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=40))
+def test_no_history_passes_the_limit_while_nobody_uses_more_than_it_held(history):
+    budgets = Budgets(budget := Budget(limit=100, unit="tokens"), clock=Clock())
+    under_way, paid = [], 0
+    for held, used in history:
+        with suppress(BudgetExceededError):
+            under_way.append((budgets.reserve(MODEL, input_tokens=held), min(used, held)))
+        if used % 3 == 0 and under_way:
+            call, amount = under_way.pop(used % len(under_way))
+            call.settle(Usage(input_tokens=amount))
+            paid += amount
+        spent, holding = balance(budgets, budget)
+        assert spent == paid
+        assert spent + holding <= 100
+    for call, _ in under_way:
+        call.release()
+    assert balance(budgets, budget) == (paid, 0)

@@ -249,9 +249,9 @@ def test_a_price_file_in_toml_and_json(tmp_path):
     ("text", "message"),
     [
         ("[models.m]\ninptu = 1", "unknown field 'inptu'.*Did you mean 'input'"),
-        ("[models.m]\noutput = 1", "has no 'input'"),
-        ("[models.m]\n", "must have at least 'input'"),
-        ("[models.m]\nbatch = {input = 1}", "must have at least 'input'"),
+        ("[models.m]\noutput = 1", "has neither 'input' nor 'request'"),
+        ("[models.m]\n", "must have at least 'input' or 'request'"),
+        ("[models.m]\nbatch = {input = 1}", "must have at least 'input' or 'request'"),
         ("[models.m]\ninput = -1", "between 0 and"),
         ("[models.m]\ninput = nan", "between 0 and"),
         ("[models.m]\ninput = inf", "between 0 and"),

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costwise_core.bounds import least_sample, sample_needed, wrong_share_upper
-from costwise_core.compress.promise import CalibratedShare, LabelledQuestion, calibrate_share
+from costwise_core.compress.promise import CalibratedShare, calibrate_share
 from costwise_core.errors import ConfigError
+from costwise_core.labelled import LabelledQuestion
 from costwise_core.passages import Compressed, Passage
 
 

@@ -244,7 +244,7 @@ def test_shingles_of_texts_with_few_or_no_words():
     assert row(0).tolist() == [0.0] * 5
 
 
-@given(st.lists(st.integers(-50, 50), max_size=12), st.floats(0, 1))
+@given(st.lists(st.integers(-50, 50), max_size=12), st.floats(0, 1, allow_subnormal=False))
 def test_mmr_is_a_permutation_that_starts_with_the_best(relevance, weight):
     row = similarity([Passage(text=f"text {i % 3} of some words") for i in range(len(relevance))])
     order = list(by_relevance_and_novelty(relevance, row, weight=weight))

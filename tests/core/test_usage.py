@@ -1,5 +1,10 @@
 """Usage reports of every shape come out as the same numbers."""
 
+import json
+from dataclasses import fields
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -7,8 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from costwise_core.rates import Rates, charge
+from costwise_core.tokens import count_tokens
 from costwise_core.types import Usage
-from costwise_core.usage import usage_of
+from costwise_core.usage import _FIELDS, _SHAPES, StreamUsage, at_least, estimate_usage, usage_of
+
+RECORDED = json.loads(Path(__file__).with_name("provider_usage.json").read_text())
 
 CASES = {
     "langchain": (
@@ -139,6 +148,8 @@ CASES = {
 
 
 def as_object(value):
+    if isinstance(value, list):
+        return [as_object(inner) for inner in value]
     if isinstance(value, dict):
         return SimpleNamespace(**{name: as_object(inner) for name, inner in value.items()})
     return value
@@ -210,65 +221,164 @@ def test_a_report_that_holds_itself_ends():
     assert usage_of(report) is None
 
 
+@pytest.mark.parametrize("wrapped", [lambda report: report, as_object], ids=["mapping", "object"])
+@pytest.mark.parametrize("row", RECORDED, ids=lambda row: row["case"])
+def test_what_each_provider_answers_is_read_right(row, wrapped):
+    """Shapes from the providers' documentation, whose address each row names."""
+    stream = StreamUsage()
+    for piece in row.get("stream") or [row["response"]]:
+        stream.add(wrapped(piece))
+    assert stream.usage == Usage(**row["usage"])
+    if "response" in row:
+        assert usage_of(wrapped(row["response"])) == Usage(**row["usage"])
+
+
+def test_every_provider_that_we_say_we_know_is_recorded():
+    names = " ".join(row["case"] for row in RECORDED)
+    for name in (
+        "openai chat", "openai responses", "anthropic", "google", "bedrock", "mistral", "cohere",
+        "ollama", "llama.cpp", "langchain", "llamaindex", "deepseek", "xai",
+    ):  # fmt: skip
+        assert name in names
+        if name not in {"mistral", "deepseek", "xai", "llama.cpp", "llamaindex"}:
+            assert any(row["case"].startswith(name) and "stream" in row for row in RECORDED), name
+
+
+def test_an_enumeration_of_googles_package_is_read_like_its_name():
+    class Modality(Enum):
+        AUDIO = 1
+
+    report = {
+        "prompt_token_count": 9,
+        "prompt_tokens_details": [SimpleNamespace(modality=Modality.AUDIO, token_count=4)],
+    }
+    assert usage_of(report).audio_input_tokens == 4
+
+
+def test_sound_that_was_cached_is_never_counted_twice():
+    usage = usage_of(
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 0,
+            "prompt_tokens_details": {"cached_tokens": 80, "audio_tokens": 50},
+        }
+    )
+    assert usage.audio_cache_read_tokens == 30
+    assert usage.input_tokens - usage.cache_read_tokens == 20  # all of them sound
+
+
+def test_a_stream_nobody_reports_on_has_no_usage():
+    stream = StreamUsage()
+    for piece in ({"content": "Hi"}, None, "text", {"usage": None}, Awkward()):
+        stream.add(piece)
+    assert stream.usage is None
+
+
+def test_what_is_missing_is_estimated_and_says_so():
+    usage = estimate_usage("What is RAG?", "A method.", "gpt-4o")
+    assert usage.estimated
+    assert usage.input_tokens > usage.output_tokens > 0
+    assert estimate_usage("", "", "gpt-4o") == Usage(estimated=True)
+
+
+def test_a_long_text_is_estimated_by_its_beginning():
+    text = "The treaty was signed in 1648. " * 10_000
+    whole = count_tokens(text, "gpt-4o").tokens
+    assert abs(estimate_usage(text, "", "gpt-4o").input_tokens - whole) < 0.01 * whole
+
+
+def test_the_report_of_a_broken_stream_is_a_lower_bound():
+    estimate = Usage(input_tokens=20, output_tokens=40, estimated=True)
+    early = Usage(input_tokens=25, output_tokens=1, cache_read_tokens=10)
+    both = at_least(early, estimate)
+    assert (both.input_tokens, both.output_tokens, both.cache_read_tokens) == (25, 40, 10)
+    assert both.estimated
+    assert at_least(None, estimate) == estimate
+
+
+# --- for all reports ------------------------------------------------------------------------------
+
 NUMBER = st.one_of(st.none(), st.integers(-5, 10**6), st.floats(), st.text(max_size=3))
-DETAILS = st.one_of(
-    st.none(),
-    st.dictionaries(
-        st.sampled_from(
-            [
-                "cache_read",
-                "cache_creation",
-                "cached_tokens",
-                "reasoning",
-                "reasoning_tokens",
-                "ephemeral_1h_input_tokens",
-                "cache_write_tokens",
-            ]
-        ),
-        NUMBER,
-    ),
+NAMES = sorted(_FIELDS)
+INNER = sorted(
+    {
+        part.partition("[")[0]
+        for shape in _SHAPES
+        for field in fields(shape)
+        for path in getattr(shape, field.name)
+        for part in path.split(".")[1:]
+    }
 )
+ITEMS = st.lists(
+    st.fixed_dictionaries(
+        {"modality": st.sampled_from(["AUDIO", "TEXT"]), "ttl": st.sampled_from(["1h", "5m"])},
+        optional=dict.fromkeys(("token_count", "tokenCount", "inputTokens"), NUMBER),
+    ),
+    max_size=3,
+)
+DETAILS = st.one_of(st.dictionaries(st.sampled_from(INNER), NUMBER, max_size=6), ITEMS)
+REPORT = st.dictionaries(st.sampled_from(NAMES), st.one_of(NUMBER, DETAILS), max_size=12)
+
+
+def check(usage):
+    values = {field.name: getattr(usage, field.name) for field in fields(usage)}
+    assert all(value >= 0 for value in values.values())
+    assert usage.cache_read_tokens + usage.cache_write_tokens <= usage.input_tokens
+    assert usage.cache_write_1h_tokens <= usage.cache_write_tokens
+    assert usage.reasoning_tokens + usage.audio_output_tokens <= usage.output_tokens
+    assert usage.audio_cache_read_tokens <= usage.audio_input_tokens <= usage.input_tokens
+    assert usage.audio_cache_read_tokens <= usage.cache_read_tokens
+    parts = charge(RATES, usage)
+    assert sum(parts.values()) == usage.total_tokens, "each token is in exactly one part"
+
+
+# A dollar for a million tokens is 10^6 of 10^-12 dollars a token; so a token is one unit here.
+RATES = Rates(input=Decimal("0.000001"), output=Decimal("0.000001"))
+
+
+@settings(deadline=None, max_examples=400)
+@given(report=REPORT)
+def test_parts_never_exceed_wholes_and_nothing_is_negative(report):
+    usage = usage_of(report)
+    if usage is not None:
+        check(usage)
+        assert not usage.estimated
+
+
+@settings(deadline=None, max_examples=200)
+@given(row=st.sampled_from([row for row in RECORDED if "response" in row]), data=st.data())
+def test_any_numbers_in_a_real_shape_make_sense(row, data):
+    def scrambled(value):
+        if isinstance(value, dict):
+            return {name: scrambled(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [scrambled(inner) for inner in value]
+        if isinstance(value, int) and not isinstance(value, bool):
+            return data.draw(st.integers(0, 10_000))
+        return value
+
+    usage = usage_of(scrambled(row["response"]))
+    assert usage is not None
+    check(usage)
 
 
 @settings(deadline=None)
-@given(
-    counts=st.dictionaries(
-        st.sampled_from(
-            [
-                "input_tokens",
-                "output_tokens",
-                "total_tokens",
-                "prompt_tokens",
-                "completion_tokens",
-                "cache_read_input_tokens",
-                "cache_creation_input_tokens",
-                "eval_count",
-                "prompt_eval_count",
-            ]
-        ),
-        NUMBER,
-    ),
-    details=st.dictionaries(
-        st.sampled_from(
-            [
-                "input_token_details",
-                "output_token_details",
-                "prompt_tokens_details",
-                "input_tokens_details",
-                "output_tokens_details",
-                "cache_creation",
-            ]
-        ),
-        DETAILS,
-    ),
+@given(pieces=st.lists(REPORT.map(lambda report: {"usage": report}), max_size=6))
+def test_streams_make_sense_too(pieces):
+    stream = StreamUsage()
+    for piece in pieces:
+        stream.add(piece)
+    if stream.usage is not None:
+        check(stream.usage)
+
+
+USAGE = st.builds(
+    Usage, **{f.name: st.integers(0, 10**6) for f in fields(Usage) if f.name != "estimated"}
 )
-def test_parts_never_exceed_wholes_and_nothing_is_negative(counts, details):
-    usage = usage_of({**counts, **details})
-    if usage is None:
-        return
-    assert usage.cache_read_tokens + usage.cache_write_tokens <= usage.input_tokens
-    assert usage.cache_write_1h_tokens <= usage.cache_write_tokens
-    assert usage.reasoning_tokens <= usage.output_tokens
-    parts = (usage.cache_read_tokens, usage.cache_write_1h_tokens, usage.reasoning_tokens)
-    assert min(parts) >= 0
-    assert not usage.estimated
+
+
+@given(usages=st.lists(USAGE, max_size=5))
+def test_usages_add_up_field_by_field(usages):
+    whole = sum(usages, Usage())
+    for field in fields(Usage):
+        assert getattr(whole, field.name) == sum(getattr(one, field.name) for one in usages)

@@ -1,6 +1,7 @@
 """Budgets hold in every way to call a LangChain model: a real client, a server that counts."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,11 +13,13 @@ from langchain.agents.structured_output import (
     StructuredOutputValidationError,
     ToolStrategy,
 )
+from langchain_core.caches import InMemoryCache
 from langchain_core.language_models import BaseChatModel, FakeListChatModel, FakeListLLM
 from langchain_core.messages import HumanMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel, Field
 
 from costwise_core import MemoryBudgets, MemoryStore, scoped
@@ -412,6 +415,123 @@ def test_middleware_behind_a_cache_and_before_it(server):
         for _ in range(3):
             assert made.invoke({"messages": ASK})["messages"][-1].text == TEXT
     assert balance(guard, TEN) == (1, 0)
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+async def test_waits_for_what_others_give_back(budgeted, way):
+    room = Budget(limit=100, unit="tokens", on_exceed="queue")
+    model = budgeted(room, model=ScriptedChat(), max_output_tokens=50, wait=30.0)
+    other = model.budgets.reserve("scripted-1", input_tokens=90)
+    asyncio.get_running_loop().call_later(0.1, other.release)
+    if way == "invoke":
+        answer = await asyncio.to_thread(model.invoke, ASK)
+    else:
+        answer = await model.ainvoke(ASK)
+    assert answer.text
+    impatient = budgeted(guard=model.budgets, model=ScriptedChat(), wait=0.05)
+    with pytest.raises(BudgetExceededError):
+        await impatient.ainvoke(ASK)
+
+
+# --- several at once: no answer is lost beside a refusal ------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["batch", "abatch", "generate", "agenerate", "chain"])
+async def test_a_batch_is_sent_all_or_none(server, budgeted, way):
+    model = budgeted(TEN, LOTS)
+
+    async def ask(number: int) -> Any:
+        if way.endswith("generate"):
+            prompts = [[HumanMessage(ASK)]] * number
+            found = getattr(model, way)(prompts)
+        else:
+            runnable = model if way != "chain" else (lambda text: text) | model
+            found = getattr(runnable, way if way != "chain" else "batch")([ASK] * number)
+        return await found if way.startswith("a") else found
+
+    with pytest.raises(BudgetExceededError) as caught:
+        await ask(11)
+    assert "10 others" in caught.value.__notes__[0]
+    assert server.asked == []
+    assert balance(model.budgets, TEN) == balance(model.budgets, LOTS) == (0, 0)
+    await ask(10)
+    assert balance(model.budgets, TEN) == (10, 0)
+    assert balance(model.budgets, LOTS) == (190, 0)
+
+
+def test_a_batch_asks_under_each_ones_tags(server, budgeted):
+    each = Budget(limit=1, unit="calls", tags={"tenant": "*"})
+    model = budgeted(each)
+    configs = [{"metadata": {"tenant": tenant}} for tenant in "aab"]
+    with pytest.raises(BudgetExceededError):
+        model.batch([ASK] * 3, configs)
+    assert len(model.batch([ASK] * 2, configs[1:])) == 2
+    found = model.batch([ASK] * 3, configs, return_exceptions=True)
+    assert all(isinstance(one, BudgetExceededError) for one in found)
+    assert len(server.asked) == 2
+
+
+def test_a_batch_goes_down_or_into_the_queue_as_a_whole(server, budgeted):
+    dear = Budget(limit=0, unit="calls", tags={"model": "gpt-4o"}, on_exceed="downgrade")
+    model = budgeted(dear, TEN, model=client(server, model="gpt-4o"), cheaper=client(server))
+    assert len(model.batch([ASK] * 10)) == 10
+    assert balance(model.budgets, TEN) == (10, 0)
+    tickets = iter(range(100))
+    queued = budgeted(
+        Budget(limit=2, unit="calls", on_exceed="queue"), queue=lambda *_: next(tickets)
+    )
+    with pytest.raises(BudgetExceededError) as caught:
+        queued.batch([ASK] * 3)
+    assert caught.value.ticket == [0, 1, 2]
+
+
+def test_a_batch_of_hits_holds_nothing(server, budgeted):
+    model = budgeted(one := Budget(limit=1, unit="calls"))
+    model.cache = InMemoryCache()
+    model.invoke(ASK)
+    assert [answer.text for answer in model.batch([ASK] * 3)] == [TEXT] * 3
+    assert balance(model.budgets, one) == (1, 0)
+
+
+async def test_a_wrapper_and_a_callback_count_once(server, budgeted):
+    model = budgeted(TEN, LOTS)
+    cached = CachedChatModel(model=model, cache=SemanticCache(MemoryStore()))
+    net = {"callbacks": [BudgetCallback(model.budgets)]}
+    model.invoke(ASK, net)
+    await model.ainvoke(ASK, net)
+    list(model.stream(ASK, net))
+    await _read(cached.astream(ASK, net))
+    assert balance(model.budgets, TEN) == (4, 0)
+    assert balance(model.budgets, LOTS) == (76, 0)
+
+
+def test_an_agent_keeps_what_it_paid_for(server, budgeted):
+    """Stopped at its second turn, it goes on from there once there is room."""
+    limited = Budgets(Budget(limit=1, unit="calls"))
+    thread = {"configurable": {"thread_id": "1"}}
+    saver = InMemorySaver()
+
+    def made(guard: Budgets) -> Any:
+        middleware = [BudgetMiddleware(guard)]
+        return create_agent(
+            client(server), tools=[number], middleware=middleware, checkpointer=saver
+        )
+
+    with pytest.raises(BudgetExceededError):
+        made(limited).invoke({"messages": ASK}, thread)
+    kept = made(limited).get_state(thread).values["messages"]
+    assert [message.type for message in kept] == ["human", "ai", "tool"]
+    assert made(Budgets(TEN)).invoke(None, thread)["messages"][-1].text == TEXT
+    assert len(server.asked) == 2
+
+
+async def test_a_stream_left_early_is_booked_when_the_loop_gets_to_it(server, budgeted):
+    model = budgeted(LOTS)
+    async for _ in model.astream(ASK):
+        break
+    gc.collect()
+    await asyncio.sleep(0.1)
+    assert balance(model.budgets, LOTS) == (17 + 2, 0)
 
 
 # --- whose budget -------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from llama_index.core.schema import (
 )
 from llama_index.core.tools import QueryEngineTool
 
-from costwise_core import Compressed
+from costwise_core import Compressed, count_tokens
 from costwise_core.errors import ConfigError
 from costwise_core.score.dense import Dense
 from costwise_core.testing.fakes import HashingEmbedder
@@ -211,6 +211,27 @@ def test_titles_are_taken_from_the_metadata(metadata, title):
     assert sentences.given[0][1][0].title == title
 
 
+METADATA = {"title": "Terms", "file": "/srv/handbook/terms.pdf", "summary": "word " * 50}
+
+
+@pytest.mark.parametrize(
+    ("excluded", "kept"), [([], 1), (["summary"], 3), (["title", "file", "summary"], 4)]
+)
+def test_metadata_that_the_model_is_sent_count_as_tokens(excluded, kept):
+    texts = [f"Clause {n}: the notice period is {n} days to the end of a month." for n in range(4)]
+    given_ = [
+        NodeWithScore(
+            node=TextNode(text=text, metadata=METADATA, excluded_llm_metadata_keys=excluded)
+        )
+        for text in texts
+    ]
+    trim = RerankTrim(top_k=None, max_tokens=100)
+    found = trim.postprocess_nodes(given_, query_str=ASK)
+    rendered = "\n".join(one.node.get_content(MetadataMode.LLM) for one in found)
+    assert (len(found), "costwise" in rendered) == (kept, False)
+    assert count_tokens(rendered).tokens <= 110  # the template adds a little to each
+
+
 def test_vectors_and_scores_reach_the_compressor():
     sentences = Sentences()
     shorten(CostwiseCompressor(sentences))
@@ -345,7 +366,7 @@ def test_a_node_compressed_for_two_questions_is_one_version():
 
 
 async def test_sentences_keep_their_places_in_the_original():
-    extractive = ExtractiveCompressor(WordEmbedding(), share=0.3, min_tokens=0)
+    extractive = ExtractiveCompressor(WordEmbedding(), share=0.4, min_tokens=0)
     kept = shorten(extractive)
     assert kept == await extractive.apostprocess_nodes(nodes(), query_str=ASK)
     assert (kept[0].node_id, kept[0].score) == ("terms", 0.9)

@@ -3,14 +3,16 @@
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Literal
 
 from costwise_core.errors import ConfigError
+from costwise_core.holdout import TrueSaving, true_saving
 from costwise_core.money import total
-from costwise_core.types import CallRecord, Usage
+from costwise_core.types import CallRecord, SavingKind, Usage
+from costwise_core.waterfall import STAGES
 
 __all__ = ["Bill", "Step"]
 
@@ -25,6 +27,8 @@ class Step:
         usd: Dollars; a change adds to the steps above it (savings are negative).
         tokens: Input plus output tokens, likewise.
         requests: Calls that took this step.
+        evidence: "measured" if all of it was counted and reported, "modelled" if some of it rests
+            on an estimate or on what another model would have said.
 
     Example:
         >>> [step.name for step in Bill().steps]
@@ -36,6 +40,7 @@ class Step:
     usd: Decimal
     tokens: int
     requests: int
+    evidence: SavingKind = "measured"
 
 
 class Bill:
@@ -120,11 +125,12 @@ class Bill:
 
     @property
     def savings(self) -> Mapping[str, Decimal]:
-        """Dollars saved, by stage; negative for a stage that cost more than it saved."""
+        """Dollars saved, by stage in their order; negative for one that cost more than it saved."""
         savings = [saving for record in self.records for saving in record.savings]
+        stages = dict.fromkeys(saving.stage for saving in savings)
         return {
             stage: total(saving.usd for saving in savings if saving.stage == stage)
-            for stage in dict.fromkeys(saving.stage for saving in savings)
+            for stage in sorted(stages, key=_place)
         }
 
     @property
@@ -164,6 +170,12 @@ class Bill:
         """
         return _steps(Bill(self.records))  # a copy, so that all steps see the same calls
 
+    @property
+    def true_saving(self) -> TrueSaving | None:
+        """What a hold-out shows each treated request to save; None without enough of both arms."""
+        found = true_saving(self.records)
+        return found if isinstance(found, TrueSaving) else None
+
     def by(self, key: str) -> dict[str, "Bill"]:
         """Split the bill by "model", "operation" or the name of a tag, dearest first.
 
@@ -183,8 +195,13 @@ class Bill:
         return dict(sorted(groups.items(), key=lambda item: item[1].usd, reverse=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the bill's numbers as JSON can hold them; dollars are strings, to stay exact."""
+        """Return the bill's numbers as JSON can hold them; dollars are strings, to stay exact.
+
+        Under "waterfall" is what each stage saved and costwise's own calls cost (negative), which
+        add up to `baseline_usd` less `usd`.
+        """
         bill = Bill(self.records)
+        sampled = bill.true_saving
         return {
             "tags": dict(self.tags),
             "calls": bill.calls,
@@ -198,6 +215,12 @@ class Bill:
             "overhead_usd": f"{bill.overhead:f}",
             "net_usd": f"{bill.net:f}",
             "usd": f"{bill.usd:f}",
+            "waterfall": [
+                {"stage": step.name, "usd": f"{-step.usd:f}", "kind": step.evidence}
+                for step in bill.steps
+                if step.kind == "change"
+            ],
+            "true_saving": None if sampled is None else _numbers(sampled),
             "unpriced": dict(bill.unpriced),
             "estimated": bill.estimated,
             "faults": dict(self.faults),
@@ -244,20 +267,30 @@ class Bill:
         return as_html(self)
 
 
+def _numbers(sampled: TrueSaving) -> dict[str, Any]:
+    values = {field.name: getattr(sampled, field.name) for field in fields(sampled)}
+    return {name: f"{one:f}" if isinstance(one, Decimal) else one for name, one in values.items()}
+
+
 def _steps(bill: Bill) -> tuple[Step, ...]:
     records = bill.records
     own = [record for record in records if record.overhead]
     spent = bill.usage.total_tokens
-    changes = [
-        Step(
-            name=stage,
-            kind="change",
-            usd=-usd,
-            tokens=-sum(one.tokens for r in records for one in r.savings if one.stage == stage),
-            requests=sum(any(one.stage == stage for one in r.savings) for r in records),
+    changes = []
+    for stage, usd in bill.savings.items():
+        savings = [
+            (record, one) for record in records for one in record.savings if one.stage == stage
+        ]
+        changes.append(
+            Step(
+                name=stage,
+                kind="change",
+                usd=-usd,
+                tokens=-sum(one.tokens for _, one in savings),
+                requests=len({record.id for record, _ in savings}),
+                evidence=_weakest(one.kind for _, one in savings),
+            )
         )
-        for stage, usd in bill.savings.items()
-    ]
     if own:
         changes.append(
             Step(
@@ -266,6 +299,7 @@ def _steps(bill: Bill) -> tuple[Step, ...]:
                 usd=bill.overhead,
                 tokens=sum(record.usage.total_tokens for record in own),
                 requests=len(own),
+                evidence=_counted(own),
             )
         )
     before = Step(
@@ -274,6 +308,7 @@ def _steps(bill: Bill) -> tuple[Step, ...]:
         usd=bill.baseline,
         tokens=spent - sum(step.tokens for step in changes),
         requests=bill.calls,
+        evidence=_weakest([_counted(records), *(step.evidence for step in changes)]),
     )
     paid = Step(
         name="paid",
@@ -281,5 +316,18 @@ def _steps(bill: Bill) -> tuple[Step, ...]:
         usd=bill.usd,
         tokens=spent,
         requests=bill.paid_calls + len(own),
+        evidence=_counted(records),
     )
     return (before, *changes, paid)
+
+
+def _place(stage: str) -> int:
+    return STAGES.index(stage) if stage in STAGES else len(STAGES)
+
+
+def _counted(records: Iterable[CallRecord]) -> SavingKind:
+    return "modelled" if any(record.usage.estimated for record in records) else "measured"
+
+
+def _weakest(kinds: Iterable[SavingKind]) -> SavingKind:
+    return "measured" if set(kinds) <= {"measured"} else "modelled"

@@ -25,12 +25,20 @@ class RequestContext:
         corpus: Name and version of the corpus; "" is unknown.
         question: The bare question, for prompts that wrap it; "" to find it in the prompt.
         bypass: True to neither look up nor store.
+        unoptimised: True to run as if costwise were not there: no cache, nothing left out of the
+            prompt, nothing routed. A hold-out sets it; budgets and bills go on.
     """
 
     tenant: str = ""
     corpus: str = ""
     question: str = ""
     bypass: bool = False
+    unoptimised: bool = False
+
+    @property
+    def uncached(self) -> bool:
+        """Whether to neither look up nor store, for whichever reason."""
+        return self.bypass or self.unoptimised
 
     def override(self, values: Mapping[str, object]) -> "RequestContext":
         """Return a copy with some fields replaced.
@@ -42,7 +50,7 @@ class RequestContext:
             >>> RequestContext(tenant="a").override({"bypass": True}).bypass
             True
         """
-        known = {field.name: bool if field.name == "bypass" else str for field in fields(self)}
+        known = {field.name: type(field.default) for field in fields(self)}
         for name, value in values.items():
             if name not in known:
                 raise ConfigError(
@@ -91,7 +99,8 @@ def scoped(**values: object) -> Iterator[RequestContext]:
     """Say whose request this is, for everything called inside the block; blocks nest.
 
     Args:
-        **values: Fields of `RequestContext`: `tenant`, `corpus`, `question`, `bypass`.
+        **values: Fields of `RequestContext`: `tenant`, `corpus`, `question`, `bypass`,
+            `unoptimised`.
 
     Raises:
         ConfigError: if a name is unknown or a value has the wrong type.

@@ -5,6 +5,7 @@ from html import escape
 from typing import Final
 
 from costwise_core.bill import Bill, Step
+from costwise_core.holdout import HOLDOUT, TrueSaving, true_saving
 
 __all__ = ["as_html", "as_text"]
 
@@ -20,16 +21,24 @@ def as_text(bill: Bill) -> str:
         return "\n  ".join(["Bill: no calls yet", *_notes(bill)])
     steps = bill.steps
     places = _places(bill, steps)
-    rows = [("", "calls", "tokens", "dollars")]
+    rows = [("", "calls", "tokens", "dollars", "")]
     rows += [
-        (_label(step), f"{step.requests:,}", _count(step), _money(step, places)) for step in steps
+        (
+            _label(step),
+            f"{step.requests:,}",
+            _count(step),
+            _money(step, places),
+            _evidence(step),
+        )
+        for step in steps
     ]
-    name, *numbers = (max(map(len, column)) for column in zip(*rows, strict=True))
+    name, *numbers, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     tags = f" ({_pairs(bill.tags)})" if bill.tags else ""
     lines = [f"Bill{tags}: {_headline(steps, places)}"]
     for row in rows:
-        cells = zip(row[1:], numbers, strict=True)
-        lines.append("  ".join([f"{row[0]:<{name}}", *(f"{cell:>{wide}}" for cell, wide in cells)]))
+        cells = zip(row[1:-1], numbers, strict=True)
+        shown = [f"{row[0]:<{name}}", *(f"{cell:>{wide}}" for cell, wide in cells), row[-1]]
+        lines.append("  ".join(shown).rstrip())
     return "\n  ".join([*lines, *_notes(bill)])
 
 
@@ -52,7 +61,8 @@ def as_html(bill: Bill) -> str:
     rows = "".join(
         f'<tr class="{step.kind}"><th scope="row">{escape(_label(step))}</th>'
         f"<td>{step.requests:,}</td><td>{_count(step)}</td>"
-        f"<td>{_money(step, places)}</td>{chart if step is steps[0] else ''}</tr>"
+        f"<td>{_money(step, places)}</td><td>{_evidence(step)}</td>"
+        f"{chart if step is steps[0] else ''}</tr>"
         for step in steps
     )
     headline = _headline(steps, places)
@@ -60,7 +70,7 @@ def as_html(bill: Bill) -> str:
         f'<div class="costwise-bill">{_STYLE}'
         f'<p class="net">{escape(headline[0].upper() + headline[1:])}</p>'
         f"<p>{escape(_pairs(bill.tags))}</p>"
-        "<table><thead><tr><th></th><th>calls</th><th>tokens</th><th>dollars</th><th></th></tr>"
+        "<table><thead><tr><th></th><th>calls</th><th>tokens</th><th>dollars</th><th></th><th></th></tr>"
         f"</thead><tbody>{rows}</tbody></table>{notes}</div>"
     )
 
@@ -83,6 +93,8 @@ def _headline(steps: Sequence[Step], places: int | None) -> str:
 
 def _notes(bill: Bill) -> list[str]:
     notes = []
+    if any(("arm", HOLDOUT) in record.tags for record in bill.records):
+        notes.append(_sampled(true_saving(bill.records)))
     if bill.unpriced:
         models = ", ".join(f"{model} ({calls:,})" for model, calls in bill.unpriced.items())
         notes.append(f"no price known, so not in the dollars: {models}")
@@ -92,6 +104,23 @@ def _notes(bill: Bill) -> list[str]:
         faults = ", ".join(f"{name} ({count:,})" for name, count in bill.faults.items())
         notes.append(f"faults in bookkeeping: {faults}; the ledger may lack calls")
     return notes
+
+
+def _sampled(found: TrueSaving | str) -> str:
+    if isinstance(found, str):
+        return f"hold-out: {found}"
+    places = max(2, min(3 - min(found.holdout_usd.adjusted(), 0), 12))
+    usd, low, high, claimed = (
+        f"${one:,.{places}f}" for one in (found.usd, found.low, found.high, found.claimed_usd)
+    )
+    return (
+        f"sampled: {usd} saved per request, {low} to {high}; {found.why}; "
+        f"the steps above say {claimed}"
+    )
+
+
+def _evidence(step: Step) -> str:
+    return step.evidence if step.kind == "change" else ""
 
 
 def _label(step: Step) -> str:

@@ -44,6 +44,12 @@ class MemoryLedger:
             if (since is None or record.at >= since) and wanted.issubset(record.tags):
                 yield record
 
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete records by their ids and return how many there were."""
+        wanted = list(ids)  # which may be read from this very ledger
+        with self._lock:
+            return sum(self._records.pop(ident, None) is not None for ident in wanted)
+
     def spent(self, *, since: float | None = None, tags: Iterable[tuple[str, str]] = ()) -> Decimal:
         """Return the dollars paid in the records that `records` would yield, exactly.
 

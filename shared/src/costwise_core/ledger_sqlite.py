@@ -2,53 +2,42 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from costwise_core.errors import ConfigError, StoreError
-from costwise_core.money import dollars, picodollars
+from costwise_core.ledger_schema import APPLICATION_ID, SCHEMA, SERIES_TAGS
+from costwise_core.money import dollars, picodollars, total
 from costwise_core.stores.sqlite_file import SQLiteFile
 from costwise_core.types import CallRecord, Saving, Usage
 
+if TYPE_CHECKING:
+    from costwise_core.report.tally import Tally
+
 __all__ = ["SQLiteLedger"]
 
-_APPLICATION_ID: Final = 0x4357534C
-_SCHEMA: Final = (
-    # Money is in whole 10^-12 dollars. Texts are UTF-8 blobs, because SQLite's own text cannot hold
-    # every Python string.
-    """
-    CREATE TABLE calls (
-        seq INTEGER PRIMARY KEY,
-        id BLOB NOT NULL UNIQUE,
-        at REAL NOT NULL,
-        operation BLOB NOT NULL,
-        model BLOB NOT NULL,
-        usd INTEGER,
-        usage TEXT NOT NULL,
-        savings TEXT NOT NULL,
-        tags TEXT NOT NULL,
-        overhead INTEGER NOT NULL,
-        tier TEXT NOT NULL,
-        seconds REAL NOT NULL,
-        why BLOB NOT NULL
-    );;
-    CREATE INDEX calls_at ON calls (at);;
-    CREATE TABLE tags (
-        name BLOB NOT NULL,
-        value BLOB NOT NULL,
-        seq INTEGER NOT NULL,
-        PRIMARY KEY (name, value, seq)
-    ) WITHOUT ROWID
-    """,
+_RECORD: Final = (
+    "id, at, operation, model, usd, usage, savings, tags, overhead, tier, seconds, why, "
+    "prompt_hash, prefix_hash"
 )
-_COLUMNS: Final = (
-    "id, at, operation, model, usd, usage, savings, tags, overhead, tier, seconds, why"
+_SUMMED: Final = (
+    "input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, estimated, saved, unpriced"
 )
-_INSERT: Final = f"INSERT OR IGNORE INTO calls ({_COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608
+_SERIES: Final = ("operation", "model", "overhead", "tier", *SERIES_TAGS)
+_SAME_SERIES: Final = " AND ".join(f"{name} = ?" for name in _SERIES)
+_FIND_SERIES: Final = f"SELECT id FROM series WHERE {_SAME_SERIES}"  # noqa: S608
+_NEW_SERIES: Final = (
+    f"INSERT INTO series ({', '.join(_SERIES)}) VALUES ({', '.join('?' * len(_SERIES))})"  # noqa: S608
+)
+_INSERT: Final = (
+    f"INSERT OR IGNORE INTO calls (series, {_RECORD}, {_SUMMED}) VALUES ({', '.join('?' * 22)})"  # noqa: S608
+)
 _PAGE: Final = 500
 _MAX_VALUE_BYTES: Final = 1_000_000
 _USAGE: Final = tuple(field.name for field in fields(Usage))
@@ -100,7 +89,7 @@ class SQLiteLedger:
         rows = [_row(record) for record in records]
         with self._file.writing() as db:
             for row, record in zip(rows, records, strict=True):
-                added = db.execute(_INSERT, row)
+                added = db.execute(_INSERT, (_series(db, record), *row))
                 if added.rowcount:
                     db.executemany(
                         "INSERT OR IGNORE INTO tags VALUES (?, ?, ?)",
@@ -126,7 +115,7 @@ class SQLiteLedger:
         while True:
             with self._file.reading() as db:
                 rows = db.execute(
-                    f"SELECT seq, {_COLUMNS} FROM calls WHERE {where} AND (at, seq) > (?, ?) "  # noqa: S608
+                    f"SELECT seq, {_RECORD} FROM calls WHERE {where} AND (at, seq) > (?, ?) "  # noqa: S608
                     f"ORDER BY at, seq LIMIT {_PAGE}",
                     (*values, at, seq),
                 ).fetchall()
@@ -157,6 +146,54 @@ class SQLiteLedger:
             high, low = db.execute(query, values).fetchone()
         return dollars((high or 0) * 1_000_000 + (low or 0))
 
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete records by their ids and return how many there were.
+
+        Raises:
+            StoreError: if the file cannot be used.
+        """
+        deleted = 0
+        wanted = iter(ids)
+        # In small transactions, so that no writer waits long.
+        while some := [_blob(ident) for ident in islice(wanted, _PAGE)]:
+            with self._file.writing() as db:
+                deleted += sum(_delete(db, ident) for ident in some)
+        return deleted
+
+    def tidy(self) -> None:
+        """Forget the kinds of calls of which no record is left, and the users named in them.
+
+        Raises:
+            StoreError: if the file cannot be used.
+        """
+        with self._file.writing() as db:
+            db.execute("DELETE FROM series WHERE id NOT IN (SELECT DISTINCT series FROM calls)")
+
+    def tally(
+        self,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        tags: Iterable[tuple[str, str]] = (),
+    ) -> "Tally":
+        """Return the sums that a report is made of, over records that `records` would yield.
+
+        Args:
+            since: Seconds since the epoch; records at or after it.
+            until: Likewise; records before it.
+            tags: That the records carry, all of them.
+
+        Raises:
+            StoreError: if the file cannot be used.
+        """
+        from costwise_core.report.tally import read_tally  # noqa: PLC0415 - only for reports
+
+        where, values = _where(since, tags)
+        if until is not None:
+            where, values = f"{where} AND at < ?", (*values, until)
+        with self._file.reading() as db:
+            return read_tally(db, where, values)
+
     def close(self) -> None:
         """Close the file; using the ledger again opens it again."""
         if (file := self._files.pop(os.getpid(), None)) is not None:
@@ -179,8 +216,8 @@ class SQLiteLedger:
         if file is None:
             file = SQLiteFile(
                 self.path,
-                application_id=_APPLICATION_ID,
-                schema=_SCHEMA,
+                application_id=APPLICATION_ID,
+                schema=SCHEMA,
                 busy_timeout=self._busy_timeout,
                 max_value_bytes=_MAX_VALUE_BYTES,
             )
@@ -212,8 +249,10 @@ def _row(record: CallRecord) -> tuple[object, ...]:
         for one in record.savings
     ]
     usd = None if record.usd is None else picodollars(record.usd)
-    if usd is not None and not -(2**63) <= usd < 2**63:
-        raise StoreError(f"a call of {record.usd} dollars cannot be recorded.")
+    saved = total(one.usd for one in record.savings)
+    for amount in (record.usd or Decimal(0), saved):
+        if not -(2**63) <= picodollars(amount) < 2**63:
+            raise StoreError(f"a call of {amount} dollars cannot be recorded.")
     return (
         _blob(record.id),
         record.at,
@@ -227,7 +266,47 @@ def _row(record: CallRecord) -> tuple[object, ...]:
         record.tier,
         record.seconds,
         _blob(record.why),
+        _blob(record.prompt_hash),
+        _blob(record.prefix_hash),
+        record.usage.input_tokens,
+        record.usage.output_tokens,
+        record.usage.cache_read_tokens,
+        record.usage.cache_write_tokens,
+        record.usage.estimated,
+        picodollars(saved),
+        record.usd is None or any(one.usd is None for one in record.savings),
     )
+
+
+def _delete(db: sqlite3.Connection, ident: bytes) -> bool:
+    row = db.execute("SELECT seq, tags FROM calls WHERE id = ?", (ident,)).fetchone()
+    if row is None:
+        return False
+    db.execute("DELETE FROM calls WHERE seq = ?", (row[0],))
+    try:
+        tags = [(_blob(name), _blob(value), row[0]) for name, value in _tags(row[1])]
+        db.executemany("DELETE FROM tags WHERE name = ? AND value = ? AND seq = ?", tags)
+    except (ValueError, TypeError):  # damaged, so they must be looked for
+        db.execute("DELETE FROM tags WHERE seq = ?", (row[0],))
+    return True
+
+
+def _tags(text: bytes) -> tuple[tuple[str, str], ...]:
+    return tuple((str(name), str(value)) for name, value in json.loads(text))
+
+
+def _series(db: sqlite3.Connection, record: CallRecord) -> int:
+    """Return the number of the record's kind of call, a new one for the first of its kind."""
+    tags = dict(record.tags)
+    key = (
+        _blob(record.operation),
+        _blob(record.model),
+        record.overhead,
+        record.tier,
+        *(_blob(tags.get(tag, "")) for tag in SERIES_TAGS),
+    )
+    found = db.execute(_FIND_SERIES, key).fetchone()
+    return int(found[0]) if found else int(db.execute(_NEW_SERIES, key).lastrowid or 0)
 
 
 def _record(row: tuple[Any, ...]) -> CallRecord:
@@ -236,7 +315,7 @@ def _record(row: tuple[Any, ...]) -> CallRecord:
     Raises:
         ValueError, TypeError, KeyError: if it is damaged.
     """
-    ident, at, operation, model, usd, usage, savings, tags, overhead, tier, seconds, why = row
+    ident, at, operation, model, usd, usage, savings, tags, overhead, tier, seconds, why = row[:12]
     used = json.loads(usage)
     if not (isinstance(used, dict) and used.keys() <= set(_USAGE)):
         raise ValueError("the usage is damaged")
@@ -252,12 +331,14 @@ def _record(row: tuple[Any, ...]) -> CallRecord:
         model=_text(model),
         usage=Usage(**used),
         usd=_dollars(usd),
-        tags=tuple((str(name), str(value)) for name, value in json.loads(tags)),
+        tags=_tags(tags),
         savings=tuple(_saving(*saving) for saving in json.loads(savings)),
         overhead=bool(overhead),
         tier=tier,
         seconds=float(seconds),
         why=_text(why),
+        prompt_hash=_text(row[12]),
+        prefix_hash=_text(row[13]),
     )
 
 

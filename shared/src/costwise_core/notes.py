@@ -8,7 +8,8 @@ pieces is one the rest was left out of. A context sent three times was shortened
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from costwise_core.waterfall import LeftOut
@@ -45,28 +46,67 @@ class Notes:
     """
 
     def __init__(self) -> None:
-        self._notes: OrderedDict[tuple[str, str], tuple[float, LeftOut]] = OrderedDict()
+        self._notes: OrderedDict[tuple[str, str], tuple[float, str, LeftOut]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def add(self, note: LeftOut) -> None:
-        """Remember one; the older one of the same stage and source is forgotten."""
+    def add(self, note: LeftOut, *, shortened: str = "") -> None:
+        """Remember one; the older one of the same stage and source is forgotten.
+
+        Args:
+            note: What was left out, and what stayed.
+            shortened: Text it was left out of that an earlier step had shortened. What that step
+                left out is found by the new pieces from now on; its own may just have gone.
+        """
         if note.tokens == 0 or not note.pieces:
             return
+        words = set(shortened.split())
         with self._lock:
+            for key, (at, word, other) in list(self._notes.items()) if shortened else ():
+                same = (other.stage, other.question) == (note.stage, note.question)
+                if same and _holds(shortened, words, word, other):
+                    moved = replace(other, pieces=note.pieces)
+                    self._notes[key] = (at, _rare_word(moved), moved)
             self._notes.pop((note.stage, note.source), None)
-            self._notes[note.stage, note.source] = (time.monotonic(), note)
+            self._notes[note.stage, note.source] = (time.monotonic(), _rare_word(note), note)
             while len(self._notes) > MAX_NOTES:
                 self._notes.popitem(last=False)
 
     def of(self, prompt: str) -> tuple[LeftOut, ...]:
-        """Return what was left out of this prompt, newest first."""
-        if not prompt:
-            return ()
+        """Return what was left out of this prompt; no piece stands for two questions."""
         with self._lock:
             notes = list(self._notes.values())
+        if not notes or not prompt:
+            return ()
         since = time.monotonic() - MAX_SECONDS
-        return tuple(
+        words = set(prompt.split())
+        found = [
             note
-            for at, note in reversed(notes)
-            if at >= since and all(piece in prompt for piece in note.pieces)
-        )
+            for at, word, note in reversed(notes)
+            if at >= since and _holds(prompt, words, word, note)
+        ]
+        found.sort(key=lambda note: (note.question not in prompt, -len(note.pieces)))
+        return tuple(_apart(found))
+
+
+def _apart(notes: Iterable[LeftOut]) -> Iterator[LeftOut]:
+    """Leave out notes that go by a piece which already stands for another question."""
+    taken: dict[tuple[str, str], str] = {}
+    for note in notes:
+        its = dict.fromkeys(((note.stage, piece) for piece in note.pieces), note.question)
+        if all(taken.get(key, note.question) == note.question for key in its):
+            taken |= its
+            yield note
+
+
+def _holds(text: str, words: set[str], word: str, note: LeftOut) -> bool:
+    # To look for hundreds of pieces in a long text would take a hundred times as long.
+    return (
+        (not word or word in words)
+        and all(piece in text for piece in note.pieces)
+        and not any(piece in text for piece in note.absent)
+    )
+
+
+def _rare_word(note: LeftOut) -> str:
+    """Return the longest word inside a piece, which stands alone in every prompt that holds it."""
+    return max((word for piece in note.pieces for word in piece.split()[1:-1]), key=len, default="")

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from costwise_core.errors import CostwiseError, nearest
 from costwise_core.types import Saving, Vector
 
-__all__ = ["Compressed", "Dropped", "Passage", "Span"]
+if TYPE_CHECKING:
+    from costwise_core.protocols import TokenCounter
+
+__all__ = ["Compressed", "Dropped", "Passage", "Span", "tokens_of"]
 
 Span: TypeAlias = tuple[int, int]
 """Start and end (exclusive) of a verbatim piece, in characters of the original text."""
@@ -23,6 +26,8 @@ class Passage:
         text: What would go into the prompt.
         id: Of the document or node; need not be unique, "" is unknown.
         title: Its title, heading or file name; counts when relevance is judged.
+        header: What the prompt carries before the text, such as rendered metadata, and which is
+            paid for with it; None if that is the title.
         score: Relevance, higher is better; None is unknown. What the retriever gave, until a scorer
             puts its own there.
         vector: Embedding of the whole text where the vector store handed it over.
@@ -43,6 +48,7 @@ class Passage:
     text: str
     id: str = ""
     title: str = ""
+    header: str | None = None
     score: float | None = None
     vector: Vector | None = field(default=None, compare=False, repr=False)
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -50,6 +56,12 @@ class Passage:
     spans: tuple[Span, ...] = ()
     why: str = ""
     ref: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def heading(self) -> str:
+        """What the prompt carries before the text: the header, or else the title, and a newline."""
+        header = self.title if self.header is None else self.header
+        return f"{header}\n" if header else ""
 
     def restored(self) -> "Passage":
         """Return the passage with the text it was retrieved with."""
@@ -74,7 +86,7 @@ class Compressed:
         passages: What should go into the prompt, in this order.
         given: What the compressor was given.
         dropped: Passages left out whole.
-        tokens_before: Of all given passages, titles included.
+        tokens_before: Of all given passages, headers or titles included.
         tokens_after: Of all kept ones.
         reason: One of a small set of words that are counted: "compressed", or for input passed
             through as it was "short", "no_question", "no_passages", "not_worth_it", "no_price",
@@ -136,3 +148,13 @@ class Compressed:
             f"no passage has the id {passage_id!r}; there were {len(known)} passages."
             + nearest(passage_id, known)
         )
+
+
+def tokens_of(passages: Sequence[Passage], count: "TokenCounter") -> list[int]:
+    """Return how many tokens each passage adds to a prompt, its header or title included.
+
+    Example:
+        >>> tokens_of([Passage(text="a b", title="c"), Passage(text="a")], lambda t: len(t.split()))
+        [3, 1]
+    """
+    return [count(f"{passage.heading}{passage.text}") for passage in passages]

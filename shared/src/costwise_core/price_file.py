@@ -110,10 +110,14 @@ def checked_price(model: str, row: object) -> OwnPrice:
     given = _checked_rates(row, where, also=("batch", "multiplier"))
     assert isinstance(row, Mapping)  # noqa: S101 - just checked
     batch = row.get("batch")
-    if given and "input" not in given:
-        raise ConfigError(f"{where} has no 'input'.")
+    if given and not given.keys() & {"input", "request"}:
+        raise ConfigError(f"{where} has neither 'input' nor 'request'.")
     if not given and (batch is not None or "multiplier" not in row):
-        raise ConfigError(f"{where} must have at least 'input', or only a 'multiplier'.")
+        raise ConfigError(
+            f"{where} must have at least 'input' or 'request', or only a 'multiplier'."
+        )
+    if "input" not in given and "request" in given:
+        given = {"input": Decimal(0), "output": Decimal(0), **given}  # paid by the call alone
     # What a batch price leaves out costs what it costs otherwise.
     reduced = {} if batch is None else _checked_rates(batch, f"the batch price of {model!r}")
     return OwnPrice(

@@ -39,6 +39,9 @@ _KEYS: Final = {
     "cache_write": "cache_write_mtok",
     "cache_write_1h": "cache_write_1h_mtok",
     "reasoning": "output_reasoning_mtok",
+    "audio_input": "input_audio_mtok",
+    "audio_cache_read": "cache_audio_read_mtok",
+    "audio_output": "output_audio_mtok",
 }
 
 

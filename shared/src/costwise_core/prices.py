@@ -50,9 +50,11 @@ class PriceBook:
     Args:
         alias: Other names for models, such as {"my-deployment": "openai:gpt-4o-mini"}.
         overrides: Your own prices by model, which win over the list: dollars per million tokens
-            under `input`, `output`, `cache_read`, `cache_write`, `cache_write_1h` and `reasoning`,
-            dollars per call under `request`, a table of the same under `batch`, and a `multiplier`
-            on all of them. A model with nothing but a multiplier has the list's prices times that.
+            under `input`, `output`, `cache_read`, `cache_write`, `cache_write_1h`, `reasoning`,
+            `audio_input`, `audio_cache_read` and `audio_output`, dollars per call under `request`
+            (all there is to a vector store or reranker that charges by the query), a table of the
+            same under `batch`, and a `multiplier` on all of them. A model with nothing but a
+            multiplier has the list's prices times that.
 
     Raises:
         ConfigError: if an alias or a price is not understood.

@@ -26,6 +26,10 @@ class Rates:
         cache_write: Tokens sent that it wrote there; `input` if not given.
         cache_write_1h: The same, kept for an hour; `cache_write` if not given.
         reasoning: Hidden tokens produced; `output` if not given.
+        audio_input: Tokens of sound sent; as text if not given.
+        audio_cache_read: The same, which the provider had in its prompt cache; `audio_input` if
+            not given.
+        audio_output: Tokens of sound produced; `output` if not given.
         request: Dollars for the call itself.
 
     Example:
@@ -39,6 +43,9 @@ class Rates:
     cache_write: Decimal | None = None
     cache_write_1h: Decimal | None = None
     reasoning: Decimal | None = None
+    audio_input: Decimal | None = None
+    audio_cache_read: Decimal | None = None
+    audio_output: Decimal | None = None
     request: Decimal = Decimal(0)
 
 
@@ -116,22 +123,24 @@ def charge(rates: Rates, usage: Usage) -> dict[str, int]:
     """
     long_write = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
     cached = usage.cache_read_tokens + usage.cache_write_tokens
+    heard_before = usage.audio_cache_read_tokens
+    heard = usage.audio_input_tokens - heard_before
+    read, write = _first(rates.cache_read, rates.input), _first(rates.cache_write, rates.input)
     # Each token belongs to exactly one part, and a dearer or cheaper part is no longer input.
     parts = (
-        ("input", usage.input_tokens - cached, rates.input),
-        ("cache_read", usage.cache_read_tokens, _first(rates.cache_read, rates.input)),
+        ("input", usage.input_tokens - cached - heard, rates.input),
+        ("cache_read", usage.cache_read_tokens - heard_before, read),
+        ("cache_write", usage.cache_write_tokens - long_write, write),
+        ("cache_write_1h", long_write, _first(rates.cache_write_1h, write)),
+        ("audio_input", heard, _first(rates.audio_input, rates.input)),
+        ("audio_cache_read", heard_before, _first(rates.audio_cache_read, rates.audio_input, read)),
         (
-            "cache_write",
-            usage.cache_write_tokens - long_write,
-            _first(rates.cache_write, rates.input),
+            "output",
+            usage.output_tokens - usage.reasoning_tokens - usage.audio_output_tokens,
+            rates.output,
         ),
-        (
-            "cache_write_1h",
-            long_write,
-            _first(rates.cache_write_1h, rates.cache_write, rates.input),
-        ),
-        ("output", usage.output_tokens - usage.reasoning_tokens, rates.output),
         ("reasoning", usage.reasoning_tokens, _first(rates.reasoning, rates.output)),
+        ("audio_output", usage.audio_output_tokens, _first(rates.audio_output, rates.output)),
     )
     picos = {}
     for part, tokens, rate in parts:

@@ -7,7 +7,7 @@ inherit. What it holds never changes, so a call that outlives the block still kn
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -15,9 +15,12 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from costwise_core.bill import Bill
+from costwise_core.context import scoped
 from costwise_core.errors import ConfigError, PriceError, nearest
+from costwise_core.holdout import HOLDOUT, HoldOut
 from costwise_core.notes import Notes
 from costwise_core.prices import PriceBook, shared_prices
+from costwise_core.prompt_hash import prefix_hash, prompt_hash
 from costwise_core.protocols import Ledger
 from costwise_core.types import CallRecord, Saving, Usage, frozen_tags
 from costwise_core.waterfall import LeftOut, savings_of
@@ -58,6 +61,7 @@ class Recorder:
         notes: What was left out of prompts lately.
         baseline_model: What would have answered without a router; "" is the model that does.
         processing: How the provider is asked to work: "standard", "batch", "flex", "priority".
+        overhead: True where costwise itself calls.
 
     Example:
         >>> with track() as bill:
@@ -74,6 +78,7 @@ class Recorder:
     notes: Notes
     baseline_model: str = ""
     processing: str = "standard"
+    overhead: bool = False
 
     def record(
         self,
@@ -91,26 +96,29 @@ class Recorder:
     ) -> CallRecord:
         """Price a call and write it down. Never raises: a fault is counted on the bills.
 
-        A model without a known price is recorded with `usd=None`, never with a price of zero.
+        A model without a known price is recorded with `usd=None`, never with a price of zero; only
+        what is rarely paid by the call, a "vector_query" or "rerank", costs nothing until the price
+        book says otherwise.
         With a SQLite ledger this waits for a transaction, for as long as another process holds the
         file at worst (`busy_timeout`).
 
         Args:
-            operation: "chat", "completion", "embedding", "rerank" or another word.
+            operation: "chat", "completion", "embedding", "rerank", "vector_query" or another word.
             model: As the provider names it, or "provider:model".
             usage: Tokens paid for; None, if nobody knows, leaves the call unpriced.
             tier: "exact" or "near" if the cache answered; nothing was paid then.
             usage_then: For a hit, what the answer cost when it was paid for: what it saves now.
             seconds: Wall time of the call.
             id: Unique; None to make one. A call reported twice under one id counts once.
-            overhead: True for a call costwise itself made.
-            prompt: The text sent, to find what was left out of it. Not kept.
+            overhead: True for a call costwise itself made, whatever was said around it.
+            prompt: The text sent, to find what was left out of it. Only hashes of it are kept.
             why: One sentence for a person.
 
         Returns:
             The record as it was written.
         """
         at = time.time()
+        overhead = overhead or self.overhead
         usd: Decimal | None = None
         reason = ""
         savings: tuple[Saving, ...] = ()
@@ -125,6 +133,8 @@ class Recorder:
             usage, reason = Usage(estimated=True), "not priced: nobody reported the tokens"
         else:
             usd, reason = self._price(model, usage, at)
+            if usd is None and operation in _OFTEN_FREE:
+                usd, reason = Decimal(0), "no price per query is stated"
         record = CallRecord(
             id=id if id is not None else uuid.uuid4().hex,
             at=at,
@@ -138,6 +148,8 @@ class Recorder:
             tier=tier,
             seconds=seconds,
             why="; ".join(filter(None, (why, reason))),
+            prompt_hash=prompt_hash(prompt, model, self.tags.get("tenant", "")),
+            prefix_hash=prefix_hash(prompt, model, self.tags.get("tenant", "")),
         )
         for bill in self.bills:
             bill.add(record)
@@ -167,7 +179,8 @@ class Recorder:
                 model,
                 lambda used, name, tier: self.prices.cost(used, name, tier=tier, at=at).usd,
                 baseline_model=self.baseline_model,
-                left_out=self.notes.of(prompt),
+                # Held-out requests may hold what stayed for others, and all the rest as well.
+                left_out=() if self.tags.get("arm") == HOLDOUT else self.notes.of(prompt),
                 processing=self.processing,
                 hit=hit,
             )
@@ -180,13 +193,19 @@ class Recorder:
             bill.count_fault(error)
 
 
+# Paid by the hour where they are paid at all, so an unknown price is no gap in the bill.
+_OFTEN_FREE: Final = frozenset({"vector_query", "rerank"})
 _UNKNOWN: Final = Saving(stage="response_cache", usd=None, why="what the answer cost is not known")
 _current: ContextVar[Recorder | None] = ContextVar("costwise_recorder", default=None)
 
 
 @contextmanager
 def track(
-    *, ledger: Ledger | None = None, prices: PriceBook | None = None, **tags: str
+    *,
+    ledger: Ledger | None = None,
+    prices: PriceBook | None = None,
+    holdout: HoldOut | None = None,
+    **tags: str,
 ) -> Iterator[Bill]:
     """Collect what the calls inside the block cost and save; blocks nest.
 
@@ -196,6 +215,9 @@ def track(
     Args:
         ledger: Where calls are kept beyond the block.
         prices: What calls are priced with; that of the block around, or the list, if not given.
+        holdout: Makes the block one request, which by the hash of its tag `request` (made up if
+            there is none) runs unoptimised or not; its calls carry that as the tag `arm`. A request
+            whose arm is decided keeps it.
         **tags: `feature`, `team`, `user`, `tenant`, `endpoint`, `conversation`, `request` (an id
             that all calls of one request share), `arm` (of an experiment).
 
@@ -215,12 +237,16 @@ def track(
         if name not in TAGS:
             raise ConfigError(
                 f"unknown tag {name!r}; known are {', '.join(TAGS)}."
-                f"{nearest(name, (*TAGS, 'ledger', 'prices'))}"
+                f"{nearest(name, (*TAGS, 'ledger', 'prices', 'holdout'))}"
             )
         if not isinstance(value, str):
             raise ConfigError(f"tag {name!r} must be text, got {type(value).__name__}.")
     around = _current.get()
     bill = Bill(tags=tags)
+    tags = {**(around.tags if around else {}), **tags}
+    if holdout is not None and "arm" not in tags:
+        request = tags.setdefault("request", uuid.uuid4().hex)
+        tags["arm"] = holdout.arm(request)
     outer_ledgers = around.ledgers if around else ()
     inner = Recorder(
         bills=(*(around.bills if around else ()), bill),
@@ -230,14 +256,17 @@ def track(
             else (*outer_ledgers, ledger)
         ),
         prices=prices or (around.prices if around else shared_prices()),
-        tags=MappingProxyType({**(around.tags if around else {}), **tags}),
+        tags=MappingProxyType(tags),
         notes=around.notes if around else Notes(),
         baseline_model=around.baseline_model if around else "",
         processing=around.processing if around else "standard",
+        overhead=around.overhead if around else False,
     )
     token = _current.set(inner)
+    untouched = scoped(unoptimised=True) if tags.get("arm") == HOLDOUT else nullcontext()
     try:
-        yield bill
+        with untouched:
+            yield bill
     finally:
         # A generator may be closed in another context, where there is nothing to set back.
         with suppress(ValueError):
@@ -245,12 +274,15 @@ def track(
 
 
 @contextmanager
-def calling(*, baseline_model: str = "", processing: str = "") -> Iterator[None]:
+def calling(
+    *, baseline_model: str = "", processing: str = "", overhead: bool = False
+) -> Iterator[None]:
     """Say how the calls inside the block came about; does nothing outside every `track` block.
 
     Args:
         baseline_model: What would have answered if nothing had been routed.
         processing: How the provider was asked to work: "standard", "batch", "flex", "priority".
+        overhead: True if costwise itself calls, for a judge, a rewriting or a summary.
 
     Example:
         >>> with track() as bill, calling(baseline_model="gpt-4o"):
@@ -267,6 +299,7 @@ def calling(*, baseline_model: str = "", processing: str = "") -> Iterator[None]
             around,
             baseline_model=baseline_model or around.baseline_model,
             processing=processing or around.processing,
+            overhead=overhead or around.overhead,
         )
     )
     try:
@@ -276,10 +309,15 @@ def calling(*, baseline_model: str = "", processing: str = "") -> Iterator[None]
             _current.reset(token)
 
 
-def left_out(note: LeftOut) -> None:
+def left_out(note: LeftOut, *, shortened: str = "") -> None:
     """Tell the bills around that something was kept out of a prompt that is yet to be sent.
 
     It counts as saved on every call whose prompt holds the pieces that stayed.
+
+    Args:
+        note: What was left out.
+        shortened: Text it was left out of that an earlier step had shortened; what that step left
+            out is counted with this.
 
     Example:
         >>> note = LeftOut(stage="compress", tokens=1000, pieces=("RAG is a method",), source="1")
@@ -293,7 +331,7 @@ def left_out(note: LeftOut) -> None:
     """
     active = _current.get()
     if active is not None:
-        active.notes.add(note)
+        active.notes.add(note, shortened=shortened)
 
 
 def recorder() -> Recorder | None:

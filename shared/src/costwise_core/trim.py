@@ -10,7 +10,7 @@ from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import ConfigError, PriceError, nearest
 from costwise_core.money import picodollars
 from costwise_core.near_duplicates import by_relevance_and_novelty, same_text, similarity
-from costwise_core.passages import Compressed, Dropped, Passage
+from costwise_core.passages import Compressed, Dropped, Passage, tokens_of
 from costwise_core.prices import PriceBook, shared_prices
 from costwise_core.protocols import Scorer, TokenCounter
 from costwise_core.score.bm25 import BM25
@@ -40,7 +40,7 @@ class RerankTrim:
         scorer: Says what is relevant. BM25 needs nothing; with an embedder take
             `hybrid(embedder)`.
         top_k: The most passages to keep.
-        max_tokens: The most tokens to keep, titles included.
+        max_tokens: The most tokens to keep, headers or titles included.
         max_usd: The same in dollars for one request, at the input price of `model`.
         min_score: Leave out what scores lower, in the scorer's own units.
         max_gap: Leave out everything behind the first fall in score that is larger than this, in
@@ -57,8 +57,8 @@ class RerankTrim:
         prices: Knows prices instead of the list that comes along.
 
     Raises:
-        ConfigError: if a number is out of range, a word is unknown, or `max_usd` comes without a
-            model.
+        ConfigError: if a number is out of range, a word is unknown, `scorer` is none, or `max_usd`
+            comes without a model.
 
     Example:
         >>> passages = [
@@ -87,6 +87,11 @@ class RerankTrim:
     prices: PriceBook | None = None
 
     def __post_init__(self) -> None:
+        if not callable(getattr(self.scorer, "score", None)):
+            raise ConfigError(
+                "a scorer has a name and a method score(question, passages), as BM25() does; "
+                f"got {self.scorer!r}."
+            )
         for name, value, known in (
             ("order", self.order, get_args(Order)),
             ("duplicates", self.duplicates, get_args(Duplicates)),
@@ -205,7 +210,7 @@ class RerankTrim:
 
     def _count(self, passages: Sequence[Passage]) -> list[int]:
         counter = self.counter or shared_tokens().counter(self.model)
-        return [counter(f"{p.title}\n{p.text}" if p.title else p.text) for p in passages]
+        return tokens_of(passages, counter)
 
     def _budget(self) -> int | None:
         """Return the most tokens to keep, None without a limit."""

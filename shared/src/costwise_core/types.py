@@ -48,6 +48,9 @@ class Usage:
         cache_write_tokens: The part of `input_tokens` the provider wrote to its prompt cache.
         cache_write_1h_tokens: The part of `cache_write_tokens` kept for an hour, which costs more.
         reasoning_tokens: The part of `output_tokens` spent on hidden reasoning.
+        audio_input_tokens: The part of `input_tokens` that is sound.
+        audio_cache_read_tokens: The part of both `audio_input_tokens` and `cache_read_tokens`.
+        audio_output_tokens: The part of `output_tokens` that is sound.
         estimated: True when any of the numbers was estimated here and not reported.
 
     Example:
@@ -61,6 +64,9 @@ class Usage:
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
     reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_cache_read_tokens: int = 0
+    audio_output_tokens: int = 0
     estimated: bool = False
 
     @property
@@ -76,6 +82,9 @@ class Usage:
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            audio_input_tokens=self.audio_input_tokens + other.audio_input_tokens,
+            audio_cache_read_tokens=self.audio_cache_read_tokens + other.audio_cache_read_tokens,
+            audio_output_tokens=self.audio_output_tokens + other.audio_output_tokens,
             estimated=self.estimated or other.estimated,
         )
 
@@ -291,7 +300,8 @@ class CallRecord:
     Args:
         id: Unique; recording the same id twice counts once.
         at: Seconds since the epoch.
-        operation: "chat", "completion", "embedding", "rerank" or another word for what was called.
+        operation: "chat", "completion", "embedding", "rerank", "vector_query" or another word for
+            what was called.
         model: The model as the provider names it.
         usage: Tokens paid for; zero for a cache hit.
         usd: Dollars paid, exact; None when the model has no known price.
@@ -301,6 +311,10 @@ class CallRecord:
         tier: "exact" or "near" for a cache hit, "" for a paid call.
         seconds: Wall time of the call.
         why: One sentence for a person.
+        prompt_hash: Tells prompts apart without their text: equal for equal prompts of one tenant
+            to one model; "" is not known.
+        prefix_hash: Likewise of the first `costwise_core.prompt_hash.PREFIX` characters, which
+            calls that could share a provider's prompt cache have in common; "" if it is shorter.
     """
 
     id: str
@@ -315,6 +329,8 @@ class CallRecord:
     tier: Literal["exact", "near", ""] = ""
     seconds: float = 0.0
     why: str = ""
+    prompt_hash: str = ""
+    prefix_hash: str = ""
 
 
 def frozen_tags(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

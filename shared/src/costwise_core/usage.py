@@ -1,43 +1,95 @@
 """Bring every provider's and framework's usage report to one shape.
 
-The reports disagree in one point that costs money: OpenAI and LangChain count cached tokens inside
-the input tokens, Anthropic counts them beside.
+The reports disagree in what costs money: OpenAI and LangChain count cached tokens inside the input,
+Anthropic and Bedrock beside it; OpenAI counts reasoning inside the output, Google and xAI beside
+it. One table says for each shape what adds up to what.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any, Final
 
 from costwise_core.types import Usage
 
-__all__ = ["usage_of"]
+__all__ = ["StreamUsage", "at_least", "estimate_usage", "usage_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Shape:
-    """One kind of report: how to know it, and the dotted paths of its numbers (several add up)."""
+    """One kind of report: how to know it, and the paths of its numbers.
+
+    Several paths of one number add up, so a report that counts cached tokens beside the input names
+    them in `input` too. "details[AUDIO].count" stands for the items of a list that say AUDIO.
+    `total` is read where some servers count hidden output in the total alone.
+    """
 
     known_by: tuple[str, ...]
-    input: str
-    output: str
+    input: tuple[str, ...]
+    output: tuple[str, ...]
+    total: tuple[str, ...] = ()
     cache_read: tuple[str, ...] = ()
     cache_write: tuple[str, ...] = ()
     cache_write_1h: tuple[str, ...] = ()
     reasoning: tuple[str, ...] = ()
-    cache_beside_input: bool = False
+    audio_input: tuple[str, ...] = ()
+    audio_cache_read: tuple[str, ...] = ()
+    audio_output: tuple[str, ...] = ()
 
+
+def _openai(*known_by: str, cache_read: str = "prompt_tokens_details.cached_tokens") -> _Shape:
+    return _Shape(
+        known_by=("prompt_tokens", *known_by),
+        input=("prompt_tokens",),
+        output=("completion_tokens",),
+        total=("total_tokens",),
+        cache_read=(cache_read,),
+        cache_write=("prompt_tokens_details.cache_write_tokens",),
+        reasoning=("completion_tokens_details.reasoning_tokens",),
+        audio_input=("prompt_tokens_details.audio_tokens",),
+        audio_output=("completion_tokens_details.audio_tokens",),
+    )
+
+
+def _google(answer: str, spelt: Callable[[str], str], *known_by: str) -> _Shape:
+    def audio(part: str) -> tuple[str, ...]:
+        return (f"{spelt(f'{part}_tokens_details')}[AUDIO].{spelt('token_count')}",)
+
+    prompt, thoughts = spelt("prompt_token_count"), spelt("thoughts_token_count")
+    return _Shape(
+        known_by=(prompt, *known_by),
+        input=(prompt, spelt("tool_use_prompt_token_count")),
+        output=(spelt(f"{answer}_token_count"), thoughts),
+        cache_read=(spelt("cached_content_token_count"),),
+        reasoning=(thoughts,),
+        audio_input=audio("prompt"),
+        audio_cache_read=audio("cache"),
+        audio_output=audio(answer),
+    )
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
+_COUNTED: Final = 20_000
 
 # The first shape whose `known_by` fields are all there is taken.
 _SHAPES: Final = (
-    # LangChain's UsageMetadata; with a service tier, langchain-openai prefixes the details.
+    # LangChain's UsageMetadata (with a service tier, langchain-openai prefixes the details), and
+    # what OpenAI says of speech.
     _Shape(
         known_by=("input_tokens", "total_tokens", "input_token_details"),
-        input="input_tokens",
-        output="output_tokens",
+        input=("input_tokens",),
+        output=("output_tokens",),
+        total=("total_tokens",),
         cache_read=(
             "input_token_details.cache_read",
             "input_token_details.flex_cache_read",
             "input_token_details.priority_cache_read",
+            "input_token_details.cached_tokens",
         ),
         # langchain-anthropic reports writes by lifetime and leaves `cache_creation` at zero then.
         cache_write=(
@@ -53,75 +105,125 @@ _SHAPES: Final = (
             "output_token_details.flex_reasoning",
             "output_token_details.priority_reasoning",
         ),
+        audio_input=("input_token_details.audio", "input_token_details.audio_tokens"),
+        audio_cache_read=("input_token_details.cached_tokens_details.audio_tokens",),
+        audio_output=("output_token_details.audio", "output_token_details.audio_tokens"),
     ),
     # Anthropic's own; either of the two cache fields may be left out.
     *(
         _Shape(
             known_by=("input_tokens", field),
-            input="input_tokens",
-            output="output_tokens",
+            input=("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
+            output=("output_tokens",),
             cache_read=("cache_read_input_tokens",),
             cache_write=("cache_creation_input_tokens",),
             cache_write_1h=("cache_creation.ephemeral_1h_input_tokens",),
-            cache_beside_input=True,
         )
         for field in ("cache_read_input_tokens", "cache_creation_input_tokens")
     ),
     # OpenAI's responses, and without details LangChain's and Anthropic's shortest forms.
     _Shape(
         known_by=("input_tokens", "output_tokens"),
-        input="input_tokens",
-        output="output_tokens",
+        input=("input_tokens",),
+        output=("output_tokens",),
+        total=("total_tokens",),
         cache_read=("input_tokens_details.cached_tokens",),
         cache_write=("input_tokens_details.cache_write_tokens",),
         reasoning=(
             "output_tokens_details.reasoning_tokens",
             "output_token_details.reasoning",
         ),
+        audio_input=("input_tokens_details.audio_tokens",),
+        audio_output=(
+            "output_tokens_details.audio_tokens",
+            "output_token_details.audio",
+        ),
     ),
-    # OpenAI's chat completions and embeddings, and the many servers that speak like them.
+    # DeepSeek and Moonshot say elsewhere, too, what was cached.
+    _openai("prompt_cache_hit_tokens", cache_read="prompt_cache_hit_tokens"),
+    _openai("cached_tokens", cache_read="cached_tokens"),
+    # OpenAI's chat completions and embeddings, and the many servers that speak like them: Mistral,
+    # xAI, vLLM, llama.cpp, Google's compatible endpoint.
+    _openai(),
+    # Meta's models on Bedrock, which would pass for Google's.
     _Shape(
-        known_by=("prompt_tokens",),
-        input="prompt_tokens",
-        output="completion_tokens",
-        cache_read=("prompt_tokens_details.cached_tokens",),
-        cache_write=("prompt_tokens_details.cache_write_tokens",),
-        reasoning=("completion_tokens_details.reasoning_tokens",),
+        known_by=("prompt_token_count", "generation_token_count"),
+        input=("prompt_token_count",),
+        output=("generation_token_count",),
     ),
-    # Ollama's own.
+    # Google's own, as its Python package and as its API spells it; a live session says "response".
+    _google("response", str, "response_token_count"),
+    _google("response", _camel, "responseTokenCount"),
+    _google("candidates", str),
+    _google("candidates", _camel),
+    # Bedrock's converse, and the headers of its older calls.
+    _Shape(
+        known_by=("inputTokens", "outputTokens"),
+        input=("inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),
+        output=("outputTokens",),
+        cache_read=("cacheReadInputTokens",),
+        cache_write=("cacheWriteInputTokens",),
+        cache_write_1h=("cacheDetails[1h].inputTokens",),
+    ),
+    _Shape(
+        known_by=("inputTokenCount", "outputTokenCount"),
+        input=("inputTokenCount", "cacheReadInputTokenCount", "cacheWriteInputTokenCount"),
+        output=("outputTokenCount",),
+        cache_read=("cacheReadInputTokenCount",),
+        cache_write=("cacheWriteInputTokenCount",),
+    ),
+    # Cohere's own: what is billed, which is less than what is read.
+    _Shape(
+        known_by=("billed_units.input_tokens",),
+        input=("billed_units.input_tokens",),
+        output=("billed_units.output_tokens",),
+    ),
+    # Ollama's own. It leaves the prompt out when it had it cached: not known, which is not zero.
     _Shape(
         known_by=("eval_count", "prompt_eval_count"),
-        input="prompt_eval_count",
-        output="eval_count",
+        input=("prompt_eval_count",),
+        output=("eval_count",),
     ),
-    # llama.cpp's own.
+    # llama.cpp's own: of a whole answer, and of its timings, which leave out what was cached.
     _Shape(
         known_by=("tokens_evaluated", "tokens_predicted"),
-        input="tokens_evaluated",
-        output="tokens_predicted",
+        input=("tokens_evaluated",),
+        output=("tokens_predicted",),
+    ),
+    _Shape(
+        known_by=("prompt_n", "predicted_n"),
+        input=("prompt_n", "cache_n"),
+        output=("predicted_n",),
+        cache_read=("cache_n",),
     ),
 )
 
-_WRAPPERS: Final = ("usage_metadata", "usage", "token_usage")
+_WRAPPERS: Final = (
+    "usage_metadata",
+    "usage",
+    "token_usage",
+    "usageMetadata",
+    "message.usage",
+    "response.usage",
+    "metadata.usage",
+    "delta.usage",
+    "meta",
+    "amazon-bedrock-invocationMetrics",
+    "timings",
+)
 
 
 def usage_of(report: object) -> Usage | None:
     """Return what a usage report says, or None when it is of no known shape or makes no sense.
 
-    Known are LangChain's `UsageMetadata`, the usage of OpenAI (chat completions, responses,
-    embeddings), Anthropic, Ollama and llama.cpp, as dictionaries or objects, and whatever holds one
-    of them as `usage_metadata`, `usage` or `token_usage`. Cached tokens bigger than the input they
-    should be part of can only have been counted beside it, and are added; the same holds for
-    reasoning and output. So the parts never exceed the whole.
-
     Args:
-        report: A dictionary or object from a provider or framework.
-
-    Returns:
-        Usage with `estimated=False`, or None: the caller then estimates, and marks it.
+        report: A mapping or object: the provider's usage itself, or a response, message or event
+            that holds one. Known are OpenAI (chat, responses, embeddings, speech) and who speaks
+            like it, Anthropic, Google, Bedrock, Mistral, Cohere, DeepSeek, xAI, Ollama, llama.cpp
+            and LangChain.
 
     Example:
-        >>> usage_of({"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}).input_tokens
+        >>> usage_of({"prompt_tokens": 9, "completion_tokens": 2}).input_tokens
         9
         >>> anthropic = {"input_tokens": 9, "output_tokens": 2, "cache_read_input_tokens": 90}
         >>> usage_of(anthropic).input_tokens
@@ -129,43 +231,172 @@ def usage_of(report: object) -> Usage | None:
         >>> usage_of({"words": 3}) is None
         True
     """
-    for found in (report, *(_at(report, wrapper) for wrapper in _WRAPPERS)):
+    for found in _held(report):
         for shape in _SHAPES:
             if all(_at(found, field) is not None for field in shape.known_by):
                 return _read(found, shape)
     return None
 
 
+class StreamUsage:
+    """What a stream used, from the reports its pieces carry.
+
+    LangChain's pieces hold shares that add up. Those of every provider hold what was used so far:
+    the last word on each number counts, and what a later piece leaves out stays as it was
+    (Anthropic says the input at the start and the output at the end). Not thread-safe.
+
+    Example:
+        >>> stream = StreamUsage()
+        >>> stream.add({"message": {"usage": {"input_tokens": 25, "output_tokens": 1}}})
+        >>> stream.add({"usage": {"output_tokens": 15}})
+        >>> stream.usage.input_tokens, stream.usage.output_tokens
+        (25, 15)
+    """
+
+    def __init__(self) -> None:
+        self._latest: dict[str, Any] = {}
+        self._shares: Usage | None = None
+
+    def add(self, piece: object) -> None:
+        """Take note of one piece; most carry no report, which costs little."""
+        shares = _at(piece, "usage_metadata")
+        if _at(shares, "input_tokens") is not None and (usage := usage_of(shares)) is not None:
+            self._shares = usage if self._shares is None else self._shares + usage
+            return
+        for found in _held(piece):
+            names = found.keys() & _FIELDS if isinstance(found, Mapping) else _FIELDS
+            told = {name: value for name in names if (value := _at(found, name)) is not None}
+            if told:
+                self._latest |= told
+                return
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was used so far, or None when nobody said."""
+        return self._shares or usage_of(self._latest)
+
+
+def estimate_usage(prompt: str, answer: str, model: str) -> Usage:
+    """Count what nobody reported, marked as an estimate.
+
+    Of a long text only the beginning is counted, so that this takes milliseconds at most.
+
+    Args:
+        prompt: The text that was sent.
+        answer: The text that came, up to where it broke off.
+        model: The model's name, which decides the tokenizer.
+
+    Example:
+        >>> estimate_usage("What is RAG?", "A method.", "gpt-4o").estimated
+        True
+    """
+    return Usage(
+        input_tokens=_estimate(prompt, model),
+        output_tokens=_estimate(answer, model),
+        estimated=True,
+    )
+
+
+def _estimate(text: str, model: str) -> int:
+    from costwise_core.tokens import count_tokens  # noqa: PLC0415 - reads tokenizer files
+
+    counted = count_tokens(text[:_COUNTED], model).tokens
+    return counted if len(text) <= _COUNTED else math.ceil(counted * len(text) / _COUNTED)
+
+
+def at_least(reported: Usage | None, estimate: Usage) -> Usage:
+    """Return what a stream that broke off used: of report and estimate the larger numbers.
+
+    Some providers report the input first and the output at the end, so the report of a stream that
+    was not read to its end says too little.
+
+    Example:
+        >>> early = Usage(input_tokens=25, output_tokens=1)
+        >>> at_least(early, Usage(input_tokens=20, output_tokens=40, estimated=True)).total_tokens
+        65
+    """
+    if reported is None:
+        return estimate
+    return replace(
+        reported,
+        input_tokens=max(reported.input_tokens, estimate.input_tokens),
+        output_tokens=max(reported.output_tokens, estimate.output_tokens),
+        estimated=True,
+    )
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _held(report: object) -> Iterable[object]:
+    yield report
+    for wrapper in _WRAPPERS:
+        if (found := _at(report, wrapper)) is not None:
+            yield found
+
+
 def _read(report: object, shape: _Shape) -> Usage | None:
+    def count(paths: tuple[str, ...]) -> int:
+        return sum(_number(_at(report, path)) for path in paths)
+
     try:
-        sent = _number(_at(report, shape.input))
-        produced = _number(_at(report, shape.output))
-        read, write, write_1h, reasoning = (
-            sum(_number(_at(report, path)) for path in paths)
-            for paths in (
-                shape.cache_read,
-                shape.cache_write,
-                shape.cache_write_1h,
-                shape.reasoning,
-            )
-        )
+        sent, produced, total = count(shape.input), count(shape.output), count(shape.total)
+        read, write = count(shape.cache_read), count(shape.cache_write)
+        write_1h, reasoning = count(shape.cache_write_1h), count(shape.reasoning)
+        heard, heard_before = count(shape.audio_input), count(shape.audio_cache_read)
+        spoken = count(shape.audio_output)
     except ValueError:
         return None
-    cached = read + write
+    cached, beyond = read + write, total - sent - produced
+    if cached > sent or 0 < cached == beyond != reasoning:
+        sent += cached
+    elif beyond > 0:
+        produced, reasoning = produced + beyond, max(reasoning, beyond)
+    if reasoning > produced:
+        produced += reasoning
+    # Where the report does not say which of the cached tokens were sound, as few as can be.
+    heard = min(heard, sent - write)
+    heard_before = min(max(heard_before, heard + cached - sent), heard, read)
     return Usage(
-        input_tokens=sent + cached if shape.cache_beside_input or cached > sent else sent,
-        output_tokens=produced + reasoning if reasoning > produced else produced,
+        input_tokens=sent,
+        output_tokens=produced,
         cache_read_tokens=read,
         cache_write_tokens=write,
         cache_write_1h_tokens=min(write_1h, write),
         reasoning_tokens=reasoning,
+        audio_input_tokens=heard,
+        audio_cache_read_tokens=heard_before,
+        audio_output_tokens=min(spoken, produced - reasoning),
     )
 
 
+@cache
+def _steps(path: str) -> tuple[tuple[str, str], ...]:
+    """Split "a.b[WORD].c" into names, each with the word its items must say."""
+    parts = (part.rstrip("]").partition("[") for part in path.split("."))
+    return tuple((name, word) for name, _, word in parts)
+
+
 def _at(report: object, path: str) -> object:
-    for name in path.split("."):
+    return _follow(report, _steps(path))
+
+
+def _follow(report: object, steps: tuple[tuple[str, str], ...]) -> object:
+    for place, (name, word) in enumerate(steps, 1):
         report = report.get(name) if isinstance(report, Mapping) else getattr(report, name, None)
+        if report is None:
+            return None
+        if word:
+            items = report if isinstance(report, list | tuple) else ()
+            rest = steps[place:]
+            return sum(_number(_follow(item, rest)) for item in items if _says(item, word))
     return report
+
+
+def _says(item: object, word: str) -> bool:
+    """Tell whether an item of a list is of a kind; enumerations print as "Modality.AUDIO"."""
+    kinds = (_follow(item, ((name, ""),)) for name in ("modality", "ttl"))
+    return any(str(kind).rpartition(".")[2] == word for kind in kinds)
 
 
 def _number(value: object) -> int:
@@ -176,3 +407,11 @@ def _number(value: object) -> int:
     if not float(value).is_integer():
         raise ValueError(value)
     return int(value)
+
+
+_FIELDS: Final = frozenset(
+    _steps(path)[0][0]
+    for shape in _SHAPES
+    for field in fields(shape)
+    for path in getattr(shape, field.name)
+)

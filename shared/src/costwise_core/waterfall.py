@@ -32,6 +32,9 @@ class LeftOut:
         pieces: Short verbatim pieces of what stayed. A prompt that has them all is one this was
             left out of.
         source: Whatever tells this from another left-out part; the newest of one source counts.
+        absent: Short verbatim pieces of what went. A prompt that has one of them is not.
+        question: What it was left out for, shortened at will. Where the same pieces stayed for two
+            questions, the prompt that has the question is the one.
         kind: "measured" if the tokens were counted, "modelled" if estimated.
         why: One sentence for a person.
     """
@@ -40,6 +43,8 @@ class LeftOut:
     tokens: int
     pieces: tuple[str, ...]
     source: str
+    absent: tuple[str, ...] = ()
+    question: str = ""
     kind: SavingKind = "measured"
     why: str = ""
 
@@ -86,7 +91,9 @@ def savings_of(
     start = _Step("", full, baseline_model or model, ordinary)
     steps: list[_Step] = []
     if baseline_model and baseline_model != model:
-        steps.append(_Step("route", full, model, ordinary, why=f"instead of {baseline_model}"))
+        # The other model would not have used the very same tokens.
+        why = f"instead of {baseline_model}"
+        steps.append(_Step("route", full, model, ordinary, kind="modelled", why=why))
     for part in sorted(left_out, key=lambda part: STAGES.index(part.stage)):
         full = replace(full, input_tokens=full.input_tokens - part.tokens)
         steps.append(
@@ -97,8 +104,9 @@ def savings_of(
     if processing != ordinary:
         steps.append(_Step("batch", usage, model, processing))
     if hit:
-        kind: SavingKind = "modelled" if usage.estimated else "measured"
-        steps.append(_Step("response_cache", None, model, processing, usage.total_tokens, kind))
+        steps.append(_Step("response_cache", None, model, processing, usage.total_tokens))
+    if usage.estimated:
+        steps = [replace(step, kind="modelled") for step in steps]
     return tuple(_priced(start, steps, quote))
 
 
@@ -120,6 +128,7 @@ def _whole(usage: Usage, left_out: Iterable[LeftOut]) -> Usage:
         cache_read_tokens=0,
         cache_write_tokens=0,
         cache_write_1h_tokens=0,
+        audio_cache_read_tokens=0,
     )
 
 

@@ -5,7 +5,11 @@ from costwise_core.cache.cache import Cache as Cache
 from costwise_core.context import scoped as scoped
 from costwise_core.dedup import InFlight as InFlight
 from costwise_core.errors import BudgetExceededError as BudgetExceededError
+from langchain_costwise._passages import passages_of as passages_of
 from langchain_costwise._passages import restore as restore
+from langchain_costwise.batch import abatch_as_completed as abatch_as_completed
+from langchain_costwise.batch import batch_as_completed as batch_as_completed
+from langchain_costwise.batch import batch_queue as batch_queue
 from langchain_costwise.budget_callback import BudgetCallback as BudgetCallback
 from langchain_costwise.budget_middleware import BudgetMiddleware as BudgetMiddleware
 from langchain_costwise.budgets import BudgetedChatModel as BudgetedChatModel
@@ -22,6 +26,7 @@ from langchain_costwise.embeddings import CachedEmbeddings as CachedEmbeddings
 from langchain_costwise.embeddings import LangChainEmbedder as LangChainEmbedder
 from langchain_costwise.examples import FewShotSelector as FewShotSelector
 from langchain_costwise.middleware import SemanticCacheMiddleware as SemanticCacheMiddleware
+from langchain_costwise.prompt_cache import PromptCachedChatModel as PromptCachedChatModel
 from langchain_costwise.retriever import CachedRetriever as CachedRetriever
 from langchain_costwise.tool_results import CompressionMiddleware as CompressionMiddleware
 from langchain_costwise.tracking import track as track

@@ -40,7 +40,17 @@ def restore(document: Document) -> Document:
 
 
 def passages_of(documents: Sequence[Document]) -> list[Passage]:
-    """Return a passage for each document, in order."""
+    """Return a passage for each document, in order, as costwise compressors take them.
+
+    Example:
+        >>> from costwise_core import LabelledQuestion
+        >>> found = [Document("Oslo is in Norway.", id="1", metadata={"title": "Oslo"})]
+        >>> asked = LabelledQuestion(
+        ...     question="Where is Oslo?", passages=passages_of(found), answers=("Norway",)
+        ... )
+        >>> asked.passages[0].title
+        'Oslo'
+    """
     return [_passage(document) for document in documents]
 
 
@@ -66,6 +76,7 @@ def _passage(document: Document) -> Passage:
         metadata=document.metadata,
         original=told.original,
         spans=told.spans,
+        why=told.why,
         ref=document,
     )
 

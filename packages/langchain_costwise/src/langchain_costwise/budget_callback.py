@@ -26,7 +26,8 @@ class BudgetCallback(BaseCallbackHandler):
     `BudgetedChatModel`: a callback cannot put a bound on the answer, so one that is longer than
     expected passes the budget by the difference; it cannot end a stream, downgrade or queue; and it
     is called before a cache is asked, so a hit holds its place until it is served. Of several
-    prompts in one call of `generate`, those before a refused one are held until they expire.
+    prompts in one call of `generate`, those before a refused one are held until they expire. A
+    wrapped model under a callback with the same budgets counts once: the wrapper takes over.
 
     Args:
         budgets: The limits.
@@ -92,6 +93,13 @@ class BudgetCallback(BaseCallbackHandler):
     ) -> None:
         """Give back what was held, or book what was produced before."""
         self._end(run_id, response, error)
+
+    def give_way(self, run_id: UUID) -> None:
+        """Leave a call to a wrapper, which holds and books by itself."""
+        with self._lock:
+            payment = self._open.pop(run_id, None)
+        if payment is not None:
+            run(payment.give_back())
 
     def _begin(
         self, run_id: UUID, messages: Sequence[BaseMessage], told: Mapping[str, Any]

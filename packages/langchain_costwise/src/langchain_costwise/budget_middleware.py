@@ -30,6 +30,7 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         max_output_tokens: As for `BudgetedChatModel`.
         cheaper: As for `BudgetedChatModel`.
         queue: As for `BudgetedChatModel`.
+        wait: As for `BudgetedChatModel`.
 
     Raises:
         ConfigError: if `max_output_tokens` is not positive.
@@ -57,6 +58,7 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         max_output_tokens: int = 4_096,
         cheaper: BaseChatModel | None = None,
         queue: Queue | None = None,
+        wait: float = 0.0,
     ) -> None:
         super().__init__()
         if max_output_tokens < 1:
@@ -65,6 +67,7 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         self.max_output_tokens = max_output_tokens
         self.cheaper = cheaper
         self.queue = queue
+        self.wait = wait
 
     def wrap_model_call(
         self,
@@ -91,5 +94,6 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
             max_output_tokens=self.max_output_tokens,
             cheaper=self.cheaper,
             queue=self.queue,
+            wait=self.wait,
         )
         return request.override(model=model)

@@ -6,16 +6,21 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.callbacks.manager import BaseRunManager
+from langchain_core.globals import get_llm_cache
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import get_config_list
 from pydantic import Field
 
 from costwise_core.budget.bounds import without_empty_bounds
 from costwise_core.budget.guard import Budgets
 from costwise_core.budget.payment import Payment, first_that_fits
-from costwise_core.drive import Flow, arun, run
+from costwise_core.drive import Flow, arun, call, run
+from costwise_core.errors import BudgetExceededError
 from costwise_core.usage import usage_of as read_usage
 from langchain_costwise._spending import (
     OFFERED,
@@ -26,12 +31,25 @@ from langchain_costwise._spending import (
     produced,
     reported,
 )
-from langchain_costwise._wrapper import ChatWrapper, aask, alive, ask, complete, live, without_told
+from langchain_costwise._wrapper import (
+    ChatWrapper,
+    aask,
+    alive,
+    ask,
+    complete,
+    live,
+    told,
+    without_told,
+)
+from langchain_costwise.budget_callback import BudgetCallback
 
 __all__ = ["BudgetedChatModel", "Queue"]
 
 Queue = Callable[[Sequence[BaseMessage], Mapping[str, Any]], object]
 """Takes messages and the call's arguments for later, and returns a ticket."""
+
+
+_Asked = tuple[Sequence[BaseMessage], Mapping[str, Any]]
 
 
 class _Paid(NamedTuple):
@@ -59,6 +77,10 @@ class BudgetedChatModel(ChatWrapper):
     A hit of a cache reserves nothing where the cache stands in front: `set_llm_cache`, or
     `CachedChatModel(model=BudgetedChatModel(...), cache=...)`.
 
+    A `batch` that raises its first error would lose the answers beside it, and so would `generate`
+    with several prompts: what all of them can cost is held first, and if it does not fit, none is
+    sent. `batch(..., return_exceptions=True)` answers those that fit.
+
     Args:
         model: The chat model that is paid for.
         budgets: The limits. Give all models and middleware the same one.
@@ -69,6 +91,8 @@ class BudgetedChatModel(ChatWrapper):
             a schema are bound, only a model of the same provider does.
         queue: Is handed the messages and arguments of a call where a budget says "queue"; its
             ticket is on the error.
+        wait: How many seconds a call waits before that, where a budget says "queue", for a new
+            window or for what other calls give back.
 
     Raises:
         BudgetExceededError: from a call that does not fit; nothing was sent.
@@ -93,6 +117,7 @@ class BudgetedChatModel(ChatWrapper):
     max_output_tokens: int = Field(default=4_096, gt=0)
     cheaper: BaseChatModel | None = None
     queue: Queue | None = Field(default=None, exclude=True)
+    wait: float = Field(default=0.0, ge=0)
 
     def _generate(
         self,
@@ -101,7 +126,7 @@ class BudgetedChatModel(ChatWrapper):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        paid = run(self._begin(messages, kwargs))
+        paid = run(self._begin(messages, kwargs, run_manager))
         with paid.payment:
             result = ask(paid.model, messages, stop, run_manager, paid.kwargs)
             _note(paid.payment, result)
@@ -114,7 +139,7 @@ class BudgetedChatModel(ChatWrapper):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        paid = await arun(self._begin(messages, kwargs))
+        paid = await arun(self._begin(messages, kwargs, run_manager))
         async with paid.payment:
             result = await aask(paid.model, messages, stop, run_manager, paid.kwargs)
             _note(paid.payment, result)
@@ -127,12 +152,12 @@ class BudgetedChatModel(ChatWrapper):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        paid = run(self._begin(messages, kwargs, live=True))
-        told = _Told(paid.payment)
+        paid = run(self._begin(messages, kwargs, run_manager, live=True))
+        seen = _Told(paid.payment)
         stream = live(paid.model, messages, stop, run_manager, paid.kwargs)
         with paid.payment, closing(cast("Any", stream)):
             for chunk in stream:
-                told.note(chunk)
+                seen.note(chunk)
                 yield chunk
                 if not paid.payment.goes_on():
                     yield _ended()
@@ -146,12 +171,12 @@ class BudgetedChatModel(ChatWrapper):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        paid = await arun(self._begin(messages, kwargs, live=True))
-        told = _Told(paid.payment)
+        paid = await arun(self._begin(messages, kwargs, run_manager, live=True))
+        seen = _Told(paid.payment)
         stream = alive(paid.model, messages, stop, run_manager, paid.kwargs)
         async with paid.payment, aclosing(cast("Any", stream)):
             async for chunk in stream:
-                told.note(chunk)
+                seen.note(chunk)
                 yield chunk
                 if not await paid.payment.agoes_on():
                     yield _ended()
@@ -159,26 +184,134 @@ class BudgetedChatModel(ChatWrapper):
             paid.payment.complete()
 
     def _begin(
-        self, messages: list[BaseMessage], kwargs: Mapping[str, Any], *, live: bool = False
+        self,
+        messages: Sequence[BaseMessage],
+        kwargs: Mapping[str, Any],
+        run_manager: BaseRunManager | None,
+        *,
+        live: bool = False,
     ) -> Flow[_Paid]:
         """Hold what the call may cost, with the model that the budgets allow."""
+        if run_manager is not None:
+            for handler in run_manager.handlers:
+                if isinstance(handler, BudgetCallback) and handler.budgets is self.budgets:
+                    yield from call(handler.give_way, run_manager.run_id)
         kwargs = without_empty_bounds(kwargs)
+        offers = self._offers(messages, kwargs, live=live)
+        queue = self.queue and partial(self.queue, messages, without_told(kwargs))
+        payment = yield from first_that_fits(list(offers), queue, wait=self.wait)
+        model = offers[payment]
+        bound = output_bound(model, kwargs, self.max_output_tokens)
+        return _Paid(payment, bounded(model, bound), kwargs)
+
+    def _offers(
+        self, messages: Sequence[BaseMessage], kwargs: Mapping[str, Any], *, live: bool = False
+    ) -> dict[Payment, BaseChatModel]:
         models = [self.model]
         if self.cheaper is not None and self._stands_in(self.cheaper, kwargs):
             models.append(self.cheaper)
-        offers = [
-            payment_for(self.budgets, model, messages, kwargs, self.max_output_tokens, live=live)
+        return {
+            payment_for(
+                self.budgets, model, messages, kwargs, self.max_output_tokens, live=live
+            ): model
             for model in models
-        ]
-        queue = self.queue and partial(self.queue, messages, without_told(kwargs))
-        payment = yield from first_that_fits(offers, queue)
-        model = models[offers.index(payment)]
-        bound = output_bound(model, kwargs, self.max_output_tokens)
-        return _Paid(payment, bounded(model, bound), kwargs)
+        }
 
     def _stands_in(self, cheaper: BaseChatModel, kwargs: Mapping[str, Any]) -> bool:
         alike = cheaper._llm_type == self.model._llm_type  # noqa: SLF001
         return alike or not any(kwargs.get(name) for name in OFFERED)
+
+    # --- several calls at once: sent all or none ------------------------------------------------
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answer prompts at once: all, or with `return_exceptions` those that fit."""
+        answer = partial(super().batch, inputs, config, **kwargs)
+        if return_exceptions or not self._lost(inputs):
+            return answer(return_exceptions=return_exceptions)
+        with self.budgets.request():
+            run(self._hold_all(self._asked(inputs, config, kwargs)))
+            return answer()
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Do what `batch` does, without blocking the event loop."""
+        answer = partial(super().abatch, inputs, config, **kwargs)
+        if return_exceptions or not self._lost(inputs):
+            return await answer(return_exceptions=return_exceptions)
+        async with self.budgets.arequest():
+            await arun(self._hold_all(self._asked(inputs, config, kwargs)))
+            return await answer()
+
+    def generate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
+        """Answer prompts, all or none."""
+        if not self._lost(messages):
+            return super().generate(messages, *args, **kwargs)
+        with self.budgets.request():
+            run(self._hold_all([(prompt, kwargs) for prompt in messages]))
+            return super().generate(messages, *args, **kwargs)
+
+    async def agenerate(
+        self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any
+    ) -> LLMResult:
+        """Do what `generate` does, without blocking the event loop."""
+        if not self._lost(messages):
+            return await super().agenerate(messages, *args, **kwargs)
+        async with self.budgets.arequest():
+            await arun(self._hold_all([(prompt, kwargs) for prompt in messages]))
+            return await super().agenerate(messages, *args, **kwargs)
+
+    def _lost(self, prompts: Sequence[object]) -> bool:
+        """Tell whether the refusal of one call would lose the answers to others."""
+        # A cache keeps them, and may have some already, for which nothing is to be held.
+        kept = self.cache is not False and (self.cache or get_llm_cache()) is not None
+        return len(prompts) > 1 and not kept
+
+    def _asked(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None,
+        kwargs: dict[str, Any],
+    ) -> list[_Asked]:
+        configs = get_config_list(config, len(inputs))
+        return [
+            (self._convert_input(one).to_messages(), told(whose, kwargs))
+            for one, whose in zip(inputs, configs, strict=True)
+        ]
+
+    def _hold_all(self, asked: Sequence[_Asked]) -> Flow[None]:
+        """Hold what all of a request's calls may cost, for them to take."""
+        held: list[Payment] = []
+        try:
+            for messages, kwargs in asked:
+                offers = self._offers(messages, without_empty_bounds(kwargs))
+                held.append((yield from first_that_fits(list(offers), wait=self.wait)))
+        except BudgetExceededError as error:
+            if error.on_exceed == "queue" and self.queue is not None:
+                tickets: list[object] = []
+                for messages, kwargs in asked:
+                    tickets.append((yield from call(self.queue, messages, without_told(kwargs))))
+                error.ticket = tickets
+            error.add_note(
+                f"It was asked with {len(asked) - 1} others, and they are sent all or none; with "
+                "batch(..., return_exceptions=True) those that fit are."
+            )
+            raise
+        finally:
+            for payment in held:
+                yield from payment.give_back()
 
 
 class _Told:

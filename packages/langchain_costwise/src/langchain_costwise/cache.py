@@ -327,7 +327,7 @@ class SemanticCache(BaseCache):
 
     def _request(self, prompt: str, llm_string: str, said: Said) -> Request | Miss:
         context = request_context(said)
-        if context.bypass:
+        if context.uncached:
             return Miss(reason="bypass", why="the caller asked for no cache")
         request = read_request(prompt, llm_string, context, volatile=self.volatile)
         if isinstance(request, Miss):

@@ -72,11 +72,6 @@ class CostwiseCompressor(BaseDocumentCompressor):
         *,
         on_compressed: Callable[[Compressed], object] | None = None,
     ) -> None:
-        if not callable(getattr(compressor, "compress", None)):
-            raise ConfigError(
-                "a compressor has a method compress(question, passages); "
-                f"got {type(compressor).__name__}."
-            )
         fields: dict[str, Any] = {"compressor": compressor}
         super().__init__(**fields)
         self._watched = Watched(compressor, on_compressed=on_compressed)

@@ -6,16 +6,19 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from langchain_core.embeddings import Embeddings
 
 from costwise_core.cache.key import fingerprint
+from costwise_core.context import current_request
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.embed.vectors import MemoryVectors, VectorCache
 from costwise_core.errors import ConfigError
 from costwise_core.protocols import Embedder, Role
+from costwise_core.tracking import calling, record_call, recorder
 from costwise_core.types import Matrix
+from costwise_core.usage import estimate_usage
 
 __all__ = ["CachedEmbeddings", "LangChainEmbedder", "as_embedder"]
 
@@ -27,6 +30,8 @@ _NAMED_BY = ("model", "model_name", "model_id", "deployment", "dimensions", "siz
 
 class LangChainEmbedder:
     """LangChain `Embeddings` as a costwise embedder: named, unit length, sync and async.
+
+    In a `track` block its calls are on the bill as costwise's own.
 
     Args:
         embeddings: The embeddings to use.
@@ -57,12 +62,9 @@ class LangChainEmbedder:
         return _unit(await arun(self._rows(texts, role)))
 
     def _rows(self, texts: Sequence[str], role: Role) -> Flow[list[list[float]]]:
-        if role == "document":
-            return (yield from call(self._embeddings.embed_documents, list(texts)))
-        rows: list[list[float]] = []
-        for text in texts:
-            row = yield from call(self._embeddings.embed_query, text)
-            rows.append(row)
+        with calling(overhead=True):
+            rows = yield from _embedded(self._embeddings, texts, role)
+            yield from _on_the_bill(self._embeddings, texts)
         return rows
 
 
@@ -71,7 +73,8 @@ class CachedEmbeddings(Embeddings):
 
     Vectors come back as they were made, to the last bit. Those of queries and documents are kept
     apart, as many models make them differently. A store that fails costs time and never an answer:
-    the text is embedded again and the fault counted.
+    the text is embedded again and the fault counted. In a `track` block both are on the bill: what
+    was embedded, and what was not because it was known.
 
     Args:
         embeddings: LangChain embeddings or a costwise embedder.
@@ -125,20 +128,24 @@ class CachedEmbeddings(Embeddings):
         return (await arun(self._rows([text], "query")))[0]
 
     def _rows(self, texts: Sequence[str], role: Role) -> Flow[list[list[float]]]:
+        if current_request().unoptimised:
+            rows = yield from _embedded(self._source, texts, role)
+            yield from _on_the_bill(self._source, texts)
+            return rows
         keys = {text: self._key(text, role) for text in texts}
         stored = (yield from self._safely(self._cache.get, list(keys.values()))) or {}
-        rows = {text: _unpacked(stored[key]) for text, key in keys.items() if key in stored}
-        missing = [text for text in keys if not rows.get(text)]
+        known = {text: _unpacked(stored[key]) for text, key in keys.items() if key in stored}
+        missing = [text for text in keys if not known.get(text)]
         if missing:
-            if role == "document":
-                made = yield from call(self._source.embed_documents, missing)
-            else:
-                made = [(yield from call(self._source.embed_query, missing[0]))]
-            rows |= zip(missing, made, strict=True)
+            made = yield from _embedded(self._source, missing, role)
+            known |= zip(missing, made, strict=True)
             # A vector that is broken once would otherwise be broken for good.
-            fit = {keys[t]: _packed(rows[t]) for t in missing if all(map(math.isfinite, rows[t]))}
+            fit = {keys[t]: _packed(known[t]) for t in missing if all(map(math.isfinite, known[t]))}
             yield from self._safely(self._cache.put, fit)
-        return [list(rows[text]) for text in texts]
+            yield from _on_the_bill(self._source, missing)
+        spared = Counter(texts) - Counter(missing)
+        yield from _on_the_bill(self._source, list(spared.elements()), tier="exact")
+        return [list(known[text]) for text in texts]
 
     def _safely(self, fn: Callable[[Any], T], argument: object) -> Flow[T | None]:
         try:
@@ -190,6 +197,33 @@ def as_embedder(embedder: Embedder | Embeddings) -> Embedder:
             f"got {type(embedder).__name__}."
         )
     return embedder
+
+
+def _embedded(embeddings: Embeddings, texts: Sequence[str], role: Role) -> Flow[list[list[float]]]:
+    if role == "document":
+        return (yield from call(embeddings.embed_documents, list(texts)))
+    rows: list[list[float]] = []
+    for text in texts:
+        row = yield from call(embeddings.embed_query, text)
+        rows.append(row)
+    return rows
+
+
+def _on_the_bill(
+    embeddings: Embeddings, texts: Sequence[str], tier: Literal["exact", ""] = ""
+) -> Flow[None]:
+    """Record texts that a model embedded, or with a tier that it need not; LangChain tells nobody.
+
+    A model of costwise's runs here and costs nothing, and another cache records for itself.
+    """
+    if not texts or isinstance(embeddings, CachedEmbeddings | _Rows) or recorder() is None:
+        return
+    told = (getattr(embeddings, name, None) for name in _NAMED_BY)
+    model = next((one for one in told if isinstance(one, str) and one), type(embeddings).__name__)
+    usage = yield from call(estimate_usage, "\n".join(texts), "", model)
+    yield from call(
+        record_call, operation="embedding", model=model, usage=usage, tier=tier, usage_then=usage
+    )
 
 
 def _name(embeddings: Embeddings) -> str:

@@ -183,7 +183,7 @@ class CachedRetriever(BaseRetriever):
         except Exception as error:  # noqa: BLE001 - a cache fails open
             self.cache.count_error(error)
             return Miss(reason="no_scope", why="the request's fields or arguments cannot be read")
-        if context.bypass:
+        if context.uncached:
             return Miss(reason="bypass", why="the caller asked for no cache")
         scope = context.complete(
             Scope(

@@ -1,5 +1,6 @@
 """Every LangChain model call on one bill, without handing callbacks around."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,13 @@ from langchain_core.outputs import Generation, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
 from costwise_core.bill import Bill
+from costwise_core.holdout import HoldOut
 from costwise_core.prices import PriceBook
 from costwise_core.protocols import Ledger
-from costwise_core.tokens import count_tokens
 from costwise_core.tracking import Recorder, recorder
 from costwise_core.tracking import track as core_track
 from costwise_core.types import Usage
+from costwise_core.usage import at_least, estimate_usage
 from costwise_core.usage import usage_of as read_usage
 from langchain_costwise._answers import saved_usage, usage_of
 
@@ -32,7 +34,11 @@ _handler: ContextVar[BaseCallbackHandler | None] = ContextVar("costwise_handler"
 
 @contextmanager
 def track(
-    *, ledger: Ledger | None = None, prices: PriceBook | None = None, **tags: str
+    *,
+    ledger: Ledger | None = None,
+    prices: PriceBook | None = None,
+    holdout: HoldOut | None = None,
+    **tags: str,
 ) -> Iterator[Bill]:
     """Put the cost of every chat and text model call inside the block on a bill; blocks nest.
 
@@ -41,10 +47,15 @@ def track(
     marks by a cost of zero, is left out. Tokens a provider does not report are estimated, and the
     record says so; so are those of a stream that broke off.
 
+    Searches of vector stores count as "vector_query". Embeddings, which LangChain tells nobody of,
+    count where they go through costwise: through `CachedEmbeddings`, a cache or a scorer.
+
     Args:
         ledger: Where calls are kept beyond the block.
         prices: What calls are priced with; that of the block around, or the list, if not given.
-        **tags: `feature`, `team`, `user`, `tenant`, `endpoint`, `conversation`.
+        holdout: Makes the block one request, of which a share runs unoptimised; see
+            `costwise_core.HoldOut`.
+        **tags: `feature`, `team`, `user`, `tenant`, `endpoint`, `conversation`, `request`, `arm`.
 
     Yields:
         The bill, which fills while the block runs and stays afterwards.
@@ -59,7 +70,7 @@ def track(
         >>> bill.calls, bill.usage.estimated
         (1, True)
     """
-    with core_track(ledger=ledger, prices=prices, **tags) as bill:
+    with core_track(ledger=ledger, prices=prices, holdout=holdout, **tags) as bill:
         token = _handler.set(_recording())
         try:
             yield bill
@@ -121,6 +132,31 @@ class _Recording(BaseCallbackHandler):
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         self._end(run_id, response, why="")
 
+    def on_retriever_start(
+        self,
+        serialized: dict[str, Any],  # noqa: ARG002
+        query: str,
+        *,
+        run_id: UUID,
+        metadata: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if store := _first_text(metadata or {}, ("ls_vector_store_provider",)):
+            self._begin(run_id, "vector_query", store, query)
+
+    def on_retriever_end(self, documents: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
+        if (started := self._take(run_id)) is not None:
+            started.recorder.record(
+                id=str(run_id),
+                operation=started.operation,
+                model=started.model,
+                usage=Usage(),
+                seconds=time.monotonic() - started.at,
+            )
+
+    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
+        self._take(run_id)
+
     def on_llm_error(
         self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **_: Any
     ) -> None:
@@ -133,18 +169,24 @@ class _Recording(BaseCallbackHandler):
         prompt: Sequence[BaseMessage] | str,
         told: Mapping[str, Any],
     ) -> None:
+        self._begin(run_id, operation, _asked_model(told), prompt)
+
+    def _begin(
+        self, run_id: UUID, operation: str, model: str, prompt: Sequence[BaseMessage] | str
+    ) -> None:
         active = recorder()
         if active is None:
             return
-        started = _Started(
-            recorder=active, operation=operation, model=_asked_model(told), prompt=prompt
-        )
+        started = _Started(recorder=active, operation=operation, model=model, prompt=prompt)
         with self._lock:
             self._started[run_id] = started
 
-    def _end(self, run_id: UUID, response: LLMResult | None, *, why: str) -> None:
+    def _take(self, run_id: UUID) -> _Started | None:
         with self._lock:
-            started = self._started.pop(run_id, None)
+            return self._started.pop(run_id, None)
+
+    def _end(self, run_id: UUID, response: LLMResult | None, *, why: str) -> None:
+        started = self._take(run_id)
         if started is None:
             return
         try:
@@ -157,7 +199,7 @@ class _Recording(BaseCallbackHandler):
         self, run_id: UUID, started: _Started, response: LLMResult | None, why: str
     ) -> None:
         answers = [item for row in response.generations for item in row] if response else []
-        if why and not any(item.text for item in answers):
+        if why and not any(_words(item) for item in answers):
             return  # failed before the first word: nothing came, nothing is known to be paid
         told = _told(answers)
         call: dict[str, Any] = {
@@ -177,7 +219,10 @@ class _Recording(BaseCallbackHandler):
                 why=str(marker.get("why", "")),
             )
         elif not _cached_elsewhere(answers):
-            usage = _reported(answers, response) or _estimate(started, answers, call["model"])
+            usage = _reported(answers, response)
+            if usage is None or why:
+                words = "\n".join(map(_words, answers))
+                usage = at_least(usage, estimate_usage(call["prompt"], words, call["model"]))
             started.recorder.record(**call, usage=usage, why=why)
 
 
@@ -198,12 +243,10 @@ def _reported(answers: Sequence[Generation], response: LLMResult | None) -> Usag
     return usage or read_usage(told)
 
 
-def _estimate(started: _Started, answers: Sequence[Generation], model: str) -> Usage:
-    return Usage(
-        input_tokens=count_tokens(started.text(), model).tokens,
-        output_tokens=sum(count_tokens(item.text, model).tokens for item in answers),
-        estimated=True,
-    )
+def _words(answer: Generation) -> str:
+    """Return what the model wrote, calls of tools included."""
+    calls = getattr(getattr(answer, "message", None), "tool_calls", None)
+    return f"{answer.text}{json.dumps(calls, default=str)}" if calls else answer.text
 
 
 def _cached_elsewhere(answers: Sequence[Generation]) -> bool:

@@ -1,9 +1,17 @@
 from costwise_core._version import __version__ as __version__
+from costwise_core.budget.budgets import Budget as Budget
+from costwise_core.budget.guard import Budgets as Budgets
 from costwise_core.cache.cache import Cache as Cache
 from costwise_core.context import scoped as scoped
 from costwise_core.dedup import InFlight as InFlight
+from costwise_core.errors import BudgetExceededError as BudgetExceededError
 from costwise_core.prompt.examples import Example as Example
+from llamaindex_costwise._passages import passages_of as passages_of
 from llamaindex_costwise._passages import restore as restore
+from llamaindex_costwise.batch import abatch_as_completed as abatch_as_completed
+from llamaindex_costwise.batch import batch_as_completed as batch_as_completed
+from llamaindex_costwise.batch import batch_queue as batch_queue
+from llamaindex_costwise.budgets import BudgetedLLM as BudgetedLLM
 from llamaindex_costwise.embedding import CachedEmbedding as CachedEmbedding
 from llamaindex_costwise.embedding import CostwiseEmbedding as CostwiseEmbedding
 from llamaindex_costwise.embedding import LlamaIndexEmbedder as LlamaIndexEmbedder
@@ -15,6 +23,7 @@ from llamaindex_costwise.postprocessors import CostwiseCompressor as CostwiseCom
 from llamaindex_costwise.postprocessors import ExtractiveCompressor as ExtractiveCompressor
 from llamaindex_costwise.postprocessors import LLMLinguaCompressor as LLMLinguaCompressor
 from llamaindex_costwise.postprocessors import RerankTrim as RerankTrim
+from llamaindex_costwise.prompt_cache import PromptCachedLLM as PromptCachedLLM
 from llamaindex_costwise.query_engine import CachedQueryEngine as CachedQueryEngine
 from llamaindex_costwise.retriever import CachedRetriever as CachedRetriever
 from llamaindex_costwise.tool_results import compressed_tool as compressed_tool

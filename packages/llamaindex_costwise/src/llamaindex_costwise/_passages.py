@@ -77,7 +77,20 @@ def is_text(node: BaseNode) -> bool:
 
 
 def passages_of(nodes: Sequence[NodeWithScore]) -> list[Passage]:
-    """Return a passage for each text node, in order."""
+    """Return a passage for each text node, in order, as costwise compressors take them.
+
+    Example:
+        >>> from costwise_core import LabelledQuestion
+        >>> from llama_index.core.schema import TextNode
+        >>> node = TextNode(text="Oslo is in Norway.", metadata={"title": "Oslo"})
+        >>> asked = LabelledQuestion(
+        ...     question="Where is Oslo?",
+        ...     passages=passages_of([NodeWithScore(node=node)]),
+        ...     answers=("Norway",),
+        ... )
+        >>> asked.passages[0].title
+        'Oslo'
+    """
     return [_passage(node) for node in nodes if is_text(node.node)]
 
 
@@ -104,11 +117,13 @@ def _passage(given: NodeWithScore) -> Passage:
         text=node.get_content(MetadataMode.NONE),
         id=node.node_id,
         title=_title(node.metadata),
+        header=node.get_metadata_str(MetadataMode.LLM).strip(),
         score=number(given.score),
         vector=_vector(node.embedding),
         metadata=node.metadata,
         original=told.original,
         spans=told.spans,
+        why=told.why,
         ref=given,
     )
 

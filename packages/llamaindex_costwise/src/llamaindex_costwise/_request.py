@@ -59,6 +59,7 @@ _OPERATIONAL = frozenset(
         "callback_manager",
         "embed_batch_size",
         "embeddings_cache",
+        "budgets",
         "in_flight",
         "max_retries",
         "num_workers",

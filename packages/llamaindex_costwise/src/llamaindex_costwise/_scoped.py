@@ -40,7 +40,7 @@ def scope_of(
     """
     try:
         context = current_request()
-        if context.bypass:
+        if context.uncached:
             cache.count_miss("bypass", "the caller asked for no cache")
             return None
         if query.image_path:

@@ -10,6 +10,7 @@ from llama_index.core.schema import QueryBundle
 
 from costwise_core.drive import arun, call, run
 from costwise_core.protocols import Embedder, Role
+from costwise_core.tracking import calling
 from costwise_core.types import Matrix, Vector
 from llamaindex_costwise._request import UnstableModelError, settings_of
 
@@ -25,7 +26,8 @@ _UNIT = 1e-3
 class LlamaIndexEmbedder:
     """A LlamaIndex embed model as what a `Cache` needs.
 
-    Its name holds class, model and settings, so that vectors of two models never meet.
+    Its name holds class, model and settings, so that vectors of two models never meet. In a `track`
+    block its calls are on the bill as costwise's own.
 
     Args:
         model: The embed model.
@@ -40,6 +42,8 @@ class LlamaIndexEmbedder:
         self.model = model
         self.unit = True
         """False once the model has returned a vector that was not of unit length."""
+        self.overhead = True
+        """False where the user's own texts are embedded."""
 
     @property
     def name(self) -> str:
@@ -58,15 +62,17 @@ class LlamaIndexEmbedder:
         Raises:
             VectorError: if a vector is not finite, zero, or not as long as the others.
         """
-        if role == "document":
-            return self._unit(self.model.get_text_embedding_batch(list(texts)))
-        return self._unit([self.model.get_query_embedding(text) for text in texts])
+        with calling(overhead=self.overhead):
+            if role == "document":
+                return self._unit(self.model.get_text_embedding_batch(list(texts)))
+            return self._unit([self.model.get_query_embedding(text) for text in texts])
 
     async def aembed(self, texts: Sequence[str], role: Role = "query") -> Matrix:
         """Do what `embed` does, by the model's own asynchronous methods."""
-        if role == "document":
-            return self._unit(await self.model.aget_text_embedding_batch(list(texts)))
-        return self._unit([await self.model.aget_query_embedding(text) for text in texts])
+        with calling(overhead=self.overhead):
+            if role == "document":
+                return self._unit(await self.model.aget_text_embedding_batch(list(texts)))
+            return self._unit([await self.model.aget_query_embedding(text) for text in texts])
 
     def _unit(self, rows: Sequence[Sequence[float]]) -> Matrix:
         from costwise_core.embed.rows import unit_rows  # noqa: PLC0415 - imports numpy
@@ -155,8 +161,10 @@ class CachedEmbedding(CostwiseEmbedding):
         from costwise_core.embed.cached import CachedEmbedder  # noqa: PLC0415 - brings numpy
 
         kwargs.setdefault("embed_batch_size", model.embed_batch_size)
+        paid = LlamaIndexEmbedder(model)
+        paid.overhead = False
         super().__init__(
-            embedder=CachedEmbedder(LlamaIndexEmbedder(model), cache=cache),
+            embedder=CachedEmbedder(paid, cache=cache),
             model_name=model.model_name,
             **kwargs,
         )

@@ -11,7 +11,6 @@ from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from costwise_core.compress.watched import CompressionStats, Watched
 from costwise_core.drive import Flow, arun, run
-from costwise_core.errors import ConfigError
 from costwise_core.passages import Compressed, Passage
 from costwise_core.protocols import Compressor, Embedder, Scorer
 from llamaindex_costwise._passages import nodes_from, passages_of
@@ -29,8 +28,9 @@ class CostwiseCompressor(BaseNodePostprocessor):
     nor to an embedder. `restore` undoes it. Input that is better left alone, and all input when the
     compressor fails, comes back as it was given. `stats` counts both.
 
-    A node's title, or the headings it stands under, count for its relevance and as its tokens;
-    other metadata count for neither. Pictures, index nodes and other media pass through.
+    A node's title, or the headings it stands under, count for its relevance; all metadata that the
+    model is sent with the text count as its tokens (`excluded_llm_metadata_keys` saves more than
+    many a compressor). Pictures, index nodes and other media pass through.
 
     It is a costwise compressor too (`compress`), so one can be put into another.
 
@@ -67,11 +67,6 @@ class CostwiseCompressor(BaseNodePostprocessor):
         *,
         on_compressed: Callable[[Compressed], object] | None = None,
     ) -> None:
-        if not callable(getattr(compressor, "compress", None)):
-            raise ConfigError(
-                "a compressor has a method compress(question, passages); "
-                f"got {type(compressor).__name__}."
-            )
         fields: dict[str, Any] = {"compressor": compressor}
         super().__init__(**fields)
         self._watched = Watched(compressor, on_compressed=on_compressed)

@@ -3,15 +3,19 @@
 import inspect
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
-from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.instrumentation.events.embedding import (
+    EmbeddingEndEvent,
+    EmbeddingStartEvent,
+)
 from llama_index.core.instrumentation.events.exception import ExceptionEvent
 from llama_index.core.instrumentation.events.llm import (
     LLMChatEndEvent,
@@ -21,7 +25,10 @@ from llama_index.core.instrumentation.events.llm import (
     LLMCompletionInProgressEvent,
     LLMCompletionStartEvent,
 )
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 from llama_index.core.llms.llm import LLM
+from llama_index.core.schema import QueryBundle
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
 from llama_index_instrumentation.event_handlers import BaseEventHandler
@@ -33,12 +40,15 @@ from costwise_core.protocols import Ledger
 from costwise_core.types import Usage
 from llamaindex_costwise._convert import text_of
 from llamaindex_costwise._usage import estimated_usage, reported_usage, reports_usage
+from llamaindex_costwise.embedding import CachedEmbedding, CostwiseEmbedding
 from llamaindex_costwise.events import CacheHitEvent
 
 if TYPE_CHECKING:
     from costwise_core.bill import Bill
+    from costwise_core.holdout import HoldOut
     from costwise_core.prices import PriceBook
     from costwise_core.tracking import Recorder
+    from costwise_core.usage import StreamUsage
 
 __all__ = ["track"]
 
@@ -46,7 +56,11 @@ _MOST_OPEN = 10_000
 
 
 def track(
-    *, ledger: Ledger | None = None, prices: "PriceBook | None" = None, **tags: str
+    *,
+    ledger: Ledger | None = None,
+    prices: "PriceBook | None" = None,
+    holdout: "HoldOut | None" = None,
+    **tags: str,
 ) -> "AbstractContextManager[Bill]":
     """Record every model call and cache hit of LlamaIndex inside the block.
 
@@ -54,10 +68,16 @@ def track(
     completing), and wrappers report calls of what they wrap. A stream counts when it ends; one
     that is abandoned counts with what it brought, marked as an estimate.
 
+    Embeddings count too, with estimated tokens, as do rerankers that tell LlamaIndex of themselves
+    and searches of vector stores ("vector_query"). LlamaIndex does not tell what an embed model's
+    own `embeddings_cache` served, so that counts as embedded; `CachedEmbedding` does.
+
     Args:
         ledger: Where calls are kept beyond the block.
         prices: What calls are priced with; that of the block around, or the list, if not given.
-        **tags: `feature`, `team`, `user`, `tenant`, `endpoint`, `conversation`.
+        holdout: Makes the block one request, of which a share runs unoptimised; see
+            `costwise_core.HoldOut`.
+        **tags: `feature`, `team`, `user`, `tenant`, `endpoint`, `conversation`, `request`, `arm`.
 
     Returns:
         A context manager that yields the bill.
@@ -75,7 +95,7 @@ def track(
     from costwise_core.tracking import track as core_track  # noqa: PLC0415 - brings the ledger
 
     _attach()
-    return core_track(ledger=ledger, prices=prices, **tags)
+    return core_track(ledger=ledger, prices=prices, holdout=holdout, **tags)
 
 
 @cache
@@ -97,13 +117,25 @@ class _Call:
     outer: bool
     began: float = field(default_factory=time.perf_counter)
     last: ChatResponse | CompletionResponse | None = None
-    reported: ChatResponse | CompletionResponse | None = None
+    reported: "StreamUsage | None" = None
 
 
 class _Span(BaseSpan):
-    """A span that is open. `wrapper` when it is a method of an LLM that holds another LLM."""
+    """A span that is open.
+
+    `wrapper` when it is a method of an LLM that holds another LLM, `store` the class of the vector
+    store that it searches, `local` when it is a method of an embed model of costwise's own and
+    `cached` of one that remembers. While it embeds, `recorder` and `model` say for whom, and
+    `within` counts the texts that went on to a model inside it.
+    """
 
     wrapper: bool = False
+    store: str = ""
+    local: bool = False
+    cached: bool = False
+    recorder: Any = None
+    model: str = ""
+    within: Counter[str] = Field(default_factory=Counter)
 
 
 class _Spans(BaseSpanHandler[_Span]):
@@ -119,8 +151,15 @@ class _Spans(BaseSpanHandler[_Span]):
         **kwargs: Any,  # noqa: ARG002
     ) -> _Span:
         """Open a span."""
-        wrapper = isinstance(instance, LLM) and isinstance(getattr(instance, "llm", None), LLM)
-        return _Span(id_=id_, parent_id=parent_span_id, wrapper=wrapper)
+        store = getattr(instance, "_vector_store", None)
+        return _Span(
+            id_=id_,
+            parent_id=parent_span_id,
+            wrapper=isinstance(instance, LLM) and isinstance(getattr(instance, "llm", None), LLM),
+            store="" if store is None else type(store).__name__,
+            local=isinstance(instance, CostwiseEmbedding),
+            cached=isinstance(instance, CachedEmbedding),
+        )
 
     def prepare_to_exit_span(self, id_: str, *args: Any, **kwargs: Any) -> _Span | None:  # noqa: ARG002
         """Close a span."""
@@ -136,10 +175,9 @@ class _Spans(BaseSpanHandler[_Span]):
             ids.append(id_)
         return ids
 
-    def is_wrapper(self, id_: str) -> bool:
-        """Tell whether a span is a method of an LLM that holds another LLM."""
-        span = self.open_spans.get(id_)
-        return span is not None and span.wrapper
+    def of(self, id_: str | None) -> _Span:
+        """Return an open span, or one that says nothing."""
+        return self.open_spans.get(id_ or "") or _Span(id_=id_ or "")
 
 
 class _Calls(BaseEventHandler):
@@ -152,50 +190,70 @@ class _Calls(BaseEventHandler):
     def handle(self, event: BaseEvent, **kwargs: Any) -> None:  # noqa: ARG002
         """Take note of one event. What it raises, LlamaIndex swallows."""
         if isinstance(event, LLMChatStartEvent):
-            self._begin(event, "chat", event.messages)
+            self._begin(event, "chat", _model(event.model_dict), event.messages)
         elif isinstance(event, LLMCompletionStartEvent):
-            self._begin(event, "completion", event.prompt)
+            self._begin(event, "completion", _model(event.model_dict), event.prompt)
+        elif isinstance(event, ReRankStartEvent):
+            self._begin(event, "rerank", event.model_name, _pairs(event))
         elif isinstance(event, LLMChatInProgressEvent | LLMCompletionInProgressEvent):
-            call = self._open.get(event.span_id or "")
-            if call is not None:
-                call.last = event.response
-                if reports_usage(event.response.raw):
-                    call.reported = event.response
+            self._go_on(event)
         elif isinstance(event, LLMChatEndEvent | LLMCompletionEndEvent):
             self._settle(event.span_id, event.response)
+        elif isinstance(event, ReRankEndEvent):
+            self._reranked(event.span_id)
+        elif isinstance(event, EmbeddingStartEvent):
+            self._embed(event)
+        elif isinstance(event, EmbeddingEndEvent):
+            self._embedded(event)
+        elif isinstance(event, RetrievalEndEvent):
+            self._searched(event)
         elif isinstance(event, ExceptionEvent):
             self._settle(event.span_id, None)
         elif isinstance(event, SpanDropEvent):
             self._close(event.span_id)
         elif isinstance(event, CacheHitEvent):
+            self._spare(event.span_id)
             _record_hit(event)
 
-    def _begin(
-        self,
-        event: LLMChatStartEvent | LLMCompletionStartEvent,
-        operation: str,
-        prompt: str | Sequence[ChatMessage],
-    ) -> None:
-        from costwise_core.tracking import recorder  # noqa: PLC0415
+    # --- models -----------------------------------------------------------------------------------
 
+    def _begin(
+        self, event: BaseEvent, operation: str, model: str, prompt: str | Sequence[ChatMessage]
+    ) -> None:
         # Who pays is settled now: a stream is often read where the block around it has ended.
-        active = recorder()
+        active = _recorder()
         span = event.span_id or ""
+        self._spare(span)
+        if active is None:
+            return
         with self._lock:
-            for above in self.spans.above(span):
-                if above in self._open:
-                    self._open[above].outer = True
-            if active is None:
-                return
             self._open[span] = _Call(
                 recorder=active,
                 operation=operation,
-                model=str(event.model_dict.get("model_name") or event.model_dict["class_name"]),
+                model=model,
                 prompt=prompt,
-                outer=self.spans.is_wrapper(span),
+                outer=self.spans.of(span).wrapper,
             )
             while len(self._open) > _MOST_OPEN:  # streams that were never read
                 self._open.popitem(last=False)
+
+    def _spare(self, span: str | None) -> None:
+        """Count none of the calls that this span answers: what happens in it does."""
+        with self._lock:
+            for above in self.spans.above(span or ""):
+                if above in self._open:
+                    self._open[above].outer = True
+
+    def _go_on(self, event: LLMChatInProgressEvent | LLMCompletionInProgressEvent) -> None:
+        call = self._open.get(event.span_id or "")
+        if call is None:
+            return
+        call.last = event.response
+        if reports_usage(event.response.raw):
+            from costwise_core.usage import StreamUsage  # noqa: PLC0415 - where something counts
+
+            call.reported = call.reported or StreamUsage()
+            call.reported.add(event.response.raw)
 
     def _close(self, span: str | None) -> _Call | None:
         with self._lock:
@@ -206,11 +264,10 @@ class _Calls(BaseEventHandler):
         last = answer or (call.last if call else None)
         if call is None or call.outer or last is None:
             return
-        usage = reported_usage(last)
-        if usage is None and call.reported is not None:
-            usage = reported_usage(call.reported)
-        if usage is None:
-            usage = estimated_usage(call.prompt, text_of(last), call.model)
+        usage = call.reported.usage if call.reported else None
+        usage = usage or reported_usage(last)
+        if usage is None or answer is None:
+            usage = estimated_usage(call.prompt, text_of(last), call.model, reported=usage)
         call.recorder.record(
             operation=call.operation,
             model=call.model,
@@ -221,6 +278,50 @@ class _Calls(BaseEventHandler):
             why="" if answer is not None else "the stream was not read to its end",
         )
 
+    def _reranked(self, span: str | None) -> None:
+        call = self._close(span)
+        if call is not None and not call.outer:
+            call.recorder.record(
+                operation=call.operation,
+                model=call.model,
+                usage=estimated_usage(call.prompt, "", call.model),
+                seconds=time.perf_counter() - call.began,
+                id=span,
+            )
+
+    # --- embeddings and searches --------------------------------------------------------------
+
+    def _embed(self, event: EmbeddingStartEvent) -> None:
+        span = self.spans.of(event.span_id)
+        span.recorder, span.model = _recorder(), _model(event.model_dict)
+
+    def _embedded(self, event: EmbeddingEndEvent) -> None:
+        span, texts = self.spans.of(event.span_id), Counter(event.chunks)
+        with self._lock:
+            within = texts & span.within
+            span.within -= within
+            for above in self.spans.above(event.span_id or ""):
+                self.spans.of(above).within.update(texts)
+        # What a model inside embedded is on the bill already, and costwise's own models are free.
+        spared = texts - within if span.cached else Counter[str]()
+        paid = texts if not (within or span.local) else Counter[str]()
+        if span.recorder is None or not (spared or paid):
+            return
+        usage = estimated_usage("\n".join((spared or paid).elements()), "", span.model)
+        span.recorder.record(
+            operation="embedding",
+            model=span.model,
+            usage=usage,
+            tier="exact" if spared else "",
+            usage_then=usage,
+            id=event.id_,
+        )
+
+    def _searched(self, event: RetrievalEndEvent) -> None:
+        active, store = _recorder(), self.spans.of(event.span_id).store
+        if active is not None and store:
+            active.record(operation="vector_query", model=store, usage=Usage(), id=event.id_)
+
 
 def _text(prompt: str | Sequence[ChatMessage]) -> str:
     if isinstance(prompt, str):
@@ -228,10 +329,24 @@ def _text(prompt: str | Sequence[ChatMessage]) -> str:
     return "\n".join(message.content or "" for message in prompt)
 
 
-def _record_hit(event: CacheHitEvent) -> None:
-    from costwise_core.tracking import recorder  # noqa: PLC0415
+def _recorder() -> "Recorder | None":
+    from costwise_core.tracking import recorder  # noqa: PLC0415 - brings the ledger
 
-    active = recorder()
+    return recorder()
+
+
+def _model(told: Mapping[str, Any]) -> str:
+    return str(told.get("model_name") or told["class_name"])
+
+
+def _pairs(event: ReRankStartEvent) -> str:
+    """Return what a reranker reads: the question with each passage."""
+    query = event.query.query_str if isinstance(event.query, QueryBundle) else event.query or ""
+    return "\n".join(f"{query}\n{one.node.get_content()}" for one in event.nodes)
+
+
+def _record_hit(event: CacheHitEvent) -> None:
+    active = _recorder()
     if active is not None:
         active.record(
             operation=event.operation,

@@ -1,12 +1,13 @@
 """Reserve before a call, settle after it: a budget that is checked afterwards stops nothing."""
 
+import math
 import time
 import uuid
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar, Token
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
@@ -74,7 +75,8 @@ class Budgets:
         self._seconds = seconds
         self._seen = seen
         self._clock = clock
-        self._owed: deque[tuple[str, str, list[Move]]] = deque()
+        self._owed: deque[_Owed] = deque()
+        self._tidied = -math.inf
         self.faults: Counter[str] = Counter()
         """What went wrong behind a caller's back, by the name of the error."""
 
@@ -159,6 +161,7 @@ class Budgets:
         usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
         held = self.amounts(accounts, usage, model, most=True)
         yield from self._catch_up()
+        yield from self._tidy()
         refused = yield from request.hold(f"{ident}/reserve", accounts, held)
         if refused is not None:
             raise _exceeded(accounts, refused, held)
@@ -218,11 +221,7 @@ class Budgets:
         """Have the store make moves, and tell `seen` what came of it."""
         if not moves:
             return Moved(balances=())
-        now = self._clock()
-        made = list(moves.values())
-        found = yield from call(
-            self.store.move, request, operation, made, now=now, expires=now + self._seconds
-        )
+        found = yield from self._move(request, operation, list(moves.values()))
         if self._seen is not None:
             for account, balance in _told(moves, found):
                 try:
@@ -236,10 +235,14 @@ class Budgets:
         try:
             yield from self.moved(request, operation, moves)
         except BaseException as error:
-            self._owed.append((request, operation, list(moves.values())))
+            self._owed.append(_Owed(request, operation, list(moves.values())))
             self.faults[type(error).__name__] += 1
             if not isinstance(error, Exception):
                 raise
+
+    def abandoned(self, request: str, operation: str, moves: Mapping[Account, Move]) -> None:
+        """Take note of a hold that the store may have made or not, to give it back later."""
+        self._owed.append(_Owed(request, operation, list(moves.values()), undo=True))
 
     def _catch_up(self) -> Flow[None]:
         while self._owed:
@@ -247,13 +250,43 @@ class Budgets:
                 owed = self._owed.popleft()
             except IndexError:  # another thread took it
                 return
-            now = self._clock()
             try:
                 # If it was made after all, under this name, it is not made again.
-                yield from call(self.store.move, *owed, now=now, expires=now + self._seconds)
+                found = yield from self._move(owed.request, owed.operation, owed.moves)
+                if owed.undo and isinstance(found, Moved):
+                    back = [replace(move, hold=-move.hold, spend=0) for move in owed.moves]
+                    yield from self._move(owed.request, f"{owed.operation}/undo", back)
             except BaseException:
                 self._owed.appendleft(owed)
                 raise
+
+    def _move(self, request: str, operation: str, moves: Sequence[Move]) -> Flow[Moved | Refusal]:
+        now = self._clock()
+        return (
+            yield from call(
+                self.store.move, request, operation, moves, now=now, expires=now + self._seconds
+            )
+        )
+
+    def _tidy(self) -> Flow[None]:
+        """Forget windows that are over, now and then: a budget for each prompt makes many."""
+        now = self._clock()
+        if now - self._tidied < self._seconds:
+            return
+        self._tidied = now
+        try:
+            # Calls that began in them may still be settled for so long.
+            yield from call(self.store.forget, ended_before=now - self._seconds)
+        except Exception as error:  # noqa: BLE001 - whoever can reserve may go on
+            self.faults[type(error).__name__] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    request: str
+    operation: str
+    moves: list[Move]
+    undo: bool = False
 
 
 _requests: Final[ContextVar[Mapping[int, Request]]] = ContextVar(

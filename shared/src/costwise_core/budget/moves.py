@@ -56,7 +56,12 @@ class Move:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """No move was made, because this account would have passed its limit. `left` is its rest."""
+    """No move was made, because this account would have passed its limit. `left` is its rest.
+
+    Example:
+        >>> Refusal(account="a", left=4).left
+        4
+    """
 
     account: str
     left: int
@@ -64,7 +69,12 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Balance:
-    """What an account has spent, and what reservations under way hold."""
+    """What an account has spent, and what reservations under way hold.
+
+    Example:
+        >>> Balance(spent=4, held=2)
+        Balance(spent=4, held=2)
+    """
 
     spent: int
     held: int
@@ -75,6 +85,10 @@ class Moved:
     """All moves were made. `balances` are the accounts' afterwards, in the order of the moves.
 
     With `repeated`, they had been made before, under the same name, and nothing was changed now.
+
+    Example:
+        >>> Moved(balances=(Balance(spent=4, held=0),)).repeated
+        False
     """
 
     balances: tuple[Balance, ...]
@@ -90,6 +104,12 @@ class BudgetStore(Protocol):
     minus the difference.
 
     Run `costwise_core.testing.budgets.BudgetStoreContract` on one of your own.
+
+    Example:
+        >>> from costwise_core import MemoryBudgets
+        >>> store: BudgetStore = MemoryBudgets()
+        >>> store.balances(["a"], now=0.0)
+        [Balance(spent=0, held=0)]
     """
 
     def move(

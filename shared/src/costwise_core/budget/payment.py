@@ -147,6 +147,11 @@ class Payment:
         """Take note that nothing is paid: somebody's cache answered."""
         self._free = True
 
+    def give_back(self) -> Flow[None]:
+        """Give back all that is held, as somebody else pays for the call, or nobody."""
+        self._free = True
+        return self._end(None)
+
     def goes_on(self) -> bool:
         """Say whether the stream may be read on, and hold more if it needs more."""
         return run(self._goes_on())

@@ -1,15 +1,17 @@
 """Budgets in a Redis server, for any number of processes and machines."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
 from costwise_core.budget.moves import Balance, Move, Moved, Refusal, digest
+from costwise_core.budget.together import Answer, Ask, Together
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import ConfigError, StoreError
 from costwise_core.stores.breaker import Breaker
-from costwise_core.stores.redis_replies import value
+from costwise_core.stores.redis_replies import says, value
 from costwise_core.stores.redis_rows import Command
 from costwise_core.stores.redis_wire import RedisWire
 
@@ -118,6 +120,9 @@ end
 return out
 """
 
+_DIGEST: Final = hashlib.sha1(_MOVE.encode(), usedforsecurity=False).hexdigest()
+"""What the server calls the script by once it has it, so that it is not sent each time."""
+
 _BALANCES: Final = f"""{_BEGIN}
 -- KEYS: version, then for each account its hash and what expires. ARGV: now.
 local out = {{}}
@@ -191,6 +196,9 @@ class RedisBudgets:
             breaker=Breaker(),
             feature="RedisBudgets",
         )
+        self._together = Together(
+            lambda asks: run(self._many(asks)), lambda asks: arun(self._many(asks))
+        )
         self._keeps = False
 
     def move(
@@ -207,7 +215,7 @@ class RedisBudgets:
         Raises:
             StoreError: if the server cannot be used.
         """
-        return run(self._move(reservation, operation, moves, now, expires))
+        return self._together.move(Ask(reservation, operation, moves, now, expires))
 
     async def amove(
         self,
@@ -219,7 +227,7 @@ class RedisBudgets:
         expires: float,
     ) -> Moved | Refusal:
         """Do what `move` does, on the running event loop."""
-        return await arun(self._move(reservation, operation, moves, now, expires))
+        return await self._together.amove(Ask(reservation, operation, moves, now, expires))
 
     def balances(self, accounts: Sequence[str], *, now: float) -> list[Balance]:
         """Return what each account has spent and holds; see `BudgetStore.balances`.
@@ -266,28 +274,31 @@ class RedisBudgets:
 
     # --- what a move is -------------------------------------------------------------------------
 
-    def _move(
-        self, reservation: str, operation: str, moves: Sequence[Move], now: float, expires: float
-    ) -> Flow[Moved | Refusal]:
+    def _many(self, asks: Sequence[Ask]) -> Flow[list[Answer]]:
         yield from self._check()
-        names = [digest(move.account).hex() for move in moves]
-        script = self._script(
-            _MOVE,
+        commands = [self._move(ask) for ask in asks]
+        replies = yield from call(self._wire.send, commands)
+        if any(says(reply, "NOSCRIPT") for reply in replies):  # a server that is new, so none ran
+            load: Command = ("SCRIPT", "LOAD", _MOVE)
+            _, *replies = yield from call(self._wire.send, [load, *commands])
+        return [_answer(ask, reply) for ask, reply in zip(asks, replies, strict=True)]
+
+    def _move(self, ask: Ask) -> Command:
+        names = [digest(move.account).hex() for move in ask.moves]
+        return self._script(
+            _DIGEST,
             (self._operations, self._ends),
             names,
-            digest(reservation).hex(),
-            digest(reservation, operation).hex(),
-            now,
-            expires,
-            *(part for name, move in zip(names, moves, strict=True) for part in _row(name, move)),
+            digest(ask.reservation).hex(),
+            digest(ask.reservation, ask.operation).hex(),
+            ask.now,
+            ask.expires,
+            *(
+                part
+                for name, move in zip(names, ask.moves, strict=True)
+                for part in _row(name, move)
+            ),
         )
-        (reply,) = yield from call(self._wire.send, [script])
-        outcome, *numbers = value(reply)
-        if outcome == b"full":
-            place, high, low = numbers
-            left = max(0, high * _BASE + low)
-            return Refusal(account=moves[place - 1].account, left=left)
-        return Moved(balances=tuple(_read(numbers)), repeated=outcome == b"repeated")
 
     def _read_balances(self, accounts: Sequence[str], now: float) -> Flow[list[Balance]]:
         names = [digest(account).hex() for account in accounts]
@@ -325,12 +336,24 @@ class RedisBudgets:
     ) -> Command:
         accounts = [f"{self._prefix}:{kind}:{name}" for name in names for kind in ("a", "x")]
         keys = (f"{self._prefix}:schema", *shared, *accounts)
-        return ("EVAL", script, len(keys), *keys, *values)
+        return ("EVALSHA" if script == _DIGEST else "EVAL", script, len(keys), *keys, *values)
 
 
 def _row(name: str, move: Move) -> tuple[str | float, ...]:
     amounts = (move.limit, move.hold, move.spend)
     return (name, move.ends, *(part for amount in amounts for part in divmod(amount, _BASE)))
+
+
+def _answer(ask: Ask, reply: object) -> Answer:
+    try:
+        outcome, *numbers = value(reply)
+    except StoreError as error:
+        return error
+    if outcome == b"full":
+        place, high, low = numbers
+        left = max(0, high * _BASE + low)
+        return Refusal(account=ask.moves[place - 1].account, left=left)
+    return Moved(balances=tuple(_read(numbers)), repeated=outcome == b"repeated")
 
 
 def _read(numbers: Sequence[int]) -> list[Balance]:

@@ -43,6 +43,15 @@ class Reservation:
         id: Unique to the call.
         model: The model it was made for.
         output_tokens: How many produced tokens are covered.
+
+    Example:
+        >>> from costwise_core import Budget, Budgets
+        >>> budgets = Budgets(Budget(limit=100, unit="tokens"))
+        >>> call = budgets.reserve("gpt-4o", input_tokens=40, output_tokens=20)
+        >>> call.extend(60), call.extend(61)
+        (True, False)
+        >>> call.settle(Usage(input_tokens=40, output_tokens=35))
+        >>> budgets.reserve("gpt-4o", input_tokens=25).release()
     """
 
     def __init__(
@@ -148,6 +157,7 @@ class Request:
             found = yield from self._budgets.moved(self.id, operation, moves)
         except BaseException:
             self._change(taken, +1)
+            self._budgets.abandoned(self.id, operation, moves)
             raise
         if isinstance(found, Refusal):
             self._change(taken, +1)

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Final
 
 from costwise_core.budget.moves import Balance, Move, Moved, Refusal, digest, refusal
+from costwise_core.budget.together import Answer, Ask, Together
 from costwise_core.stores.sqlite_file import SQLiteFile, check_file
 
 __all__ = ["SQLiteBudgets"]
@@ -70,6 +71,7 @@ class SQLiteBudgets:
             busy_timeout=busy_timeout,
             max_value_bytes=_MAX_VALUE_BYTES,
         )
+        self._together = Together(self._many)
 
     def move(
         self,
@@ -85,22 +87,11 @@ class SQLiteBudgets:
         Raises:
             StoreError: if the file cannot be used; no move was made then.
         """
-        names = [move.account for move in moves]
-        name, who = digest(reservation, operation), digest(reservation)
+        return self._together.move(Ask(reservation, operation, moves, now, expires))
+
+    def _many(self, asks: Sequence[Ask]) -> list[Answer]:
         with self._file.writing() as db:
-            done = "SELECT 1 FROM operations WHERE name = ? AND until > ?"
-            repeated = db.execute(done, (name, now)).fetchone() is not None
-            balances = _balances(db, names, now)
-            if not repeated:
-                refused = refusal(moves, dict(zip(names, balances, strict=True)))
-                if refused is not None:
-                    return refused
-                for move, balance in zip(moves, balances, strict=True):
-                    _make(db, move, balance, who, now, expires)
-                db.execute("DELETE FROM operations WHERE until <= ?", (now,))
-                db.execute("INSERT INTO operations VALUES (?, ?)", (name, expires))
-                balances = _balances(db, names, now)
-        return Moved(balances=tuple(balances), repeated=repeated)
+            return [_move(db, *ask) for ask in asks]
 
     def balances(self, accounts: Sequence[str], *, now: float) -> list[Balance]:
         """Return what each account has spent and holds; see `BudgetStore.balances`.
@@ -138,6 +129,31 @@ class SQLiteBudgets:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _move(
+    db: sqlite3.Connection,
+    reservation: str,
+    operation: str,
+    moves: Sequence[Move],
+    now: float,
+    expires: float,
+) -> Moved | Refusal:
+    names = [move.account for move in moves]
+    name, who = digest(reservation, operation), digest(reservation)
+    done = "SELECT 1 FROM operations WHERE name = ? AND until > ?"
+    repeated = db.execute(done, (name, now)).fetchone() is not None
+    balances = _balances(db, names, now)
+    if not repeated:
+        refused = refusal(moves, dict(zip(names, balances, strict=True)))
+        if refused is not None:
+            return refused
+        for move, balance in zip(moves, balances, strict=True):
+            _make(db, move, balance, who, now, expires)
+        db.execute("DELETE FROM operations WHERE until <= ?", (now,))
+        db.execute("INSERT INTO operations VALUES (?, ?)", (name, expires))
+        balances = _balances(db, names, now)
+    return Moved(balances=tuple(balances), repeated=repeated)
 
 
 def _balances(db: sqlite3.Connection, accounts: Sequence[str], now: float) -> list[Balance]:

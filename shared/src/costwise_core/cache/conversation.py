@@ -21,6 +21,7 @@ from costwise_core.cache.key import fingerprint
 from costwise_core.cache.rewrite import check_rewritten, rewrite_prompt
 from costwise_core.drive import Flow, call
 from costwise_core.protocols import Completer
+from costwise_core.tracking import calling
 from costwise_core.types import Neighbour
 
 __all__ = [
@@ -92,7 +93,8 @@ def self_contained(
         return Standalone(text=_plain(question), context="", how="alone", why=found.why)
     if rewriter is not None and found.kind == "follow-up":
         try:
-            answer = yield from call(rewriter.complete, rewrite_prompt(turns, question))
+            with calling(overhead=True):
+                answer = yield from call(rewriter.complete, rewrite_prompt(turns, question))
         except Exception as error:  # noqa: BLE001 - a rewriter is a help, never a condition
             why = f"the rewriter failed with {type(error).__name__}"
         else:

@@ -14,6 +14,7 @@ from costwise_core.cache.policy import Verdict
 from costwise_core.cache.sharing import Sharing
 from costwise_core.drive import Flow, call
 from costwise_core.protocols import CacheStore, Journal, NearPolicy
+from costwise_core.tracking import calling
 from costwise_core.types import Entry, Neighbour, Vector
 
 __all__ = ["Learning", "Pending"]
@@ -104,7 +105,8 @@ class Learning:
         return entry.key, True
 
     def _same(self, fresh: Entry, stored: Entry) -> Flow[bool]:
-        return call(self._judge.same, fresh.question, fresh.plain, stored.plain)
+        with calling(overhead=True):
+            return (yield from call(self._judge.same, fresh.question, fresh.plain, stored.plain))
 
     def exchange(self, embedder: str) -> Flow[None]:
         """Share what the policy learned with the processes that use the same store.

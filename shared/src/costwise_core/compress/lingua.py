@@ -19,7 +19,7 @@ from costwise_core.compress.lingua_model import (
 )
 from costwise_core.compress.lingua_protect import PROTECTED, protected_spans, trimmed
 from costwise_core.errors import ConfigError, MissingExtraError, nearest
-from costwise_core.passages import Compressed, Dropped, Passage
+from costwise_core.passages import Compressed, Dropped, Passage, tokens_of
 from costwise_core.protocols import TokenCounter
 from costwise_core.tokens import shared_tokens
 
@@ -56,7 +56,8 @@ class LLMLinguaCompressor:
             small causal language model. The last one goes by the question and may leave out
             whole passages.
         share: Share of the tokens to keep, above 0 and below 1; what is kept comes near it.
-        max_tokens: How many tokens to keep instead, titles included; approached as `share` is.
+        max_tokens: How many tokens to keep instead, headers or titles included; approached as
+            `share` is.
         device: Where the model runs, such as "cuda:1"; None is a GPU where CUDA works, else the
             CPU.
         protect: What matches is kept as it is; None protects nothing.
@@ -178,8 +179,7 @@ class LLMLinguaCompressor:
         return await asyncio.to_thread(self.compress, question, passages)
 
     def _count(self, passages: Sequence[Passage]) -> int:
-        count = self._counter or shared_tokens().counter()
-        return sum(count(passage.title) + count(passage.text) for passage in passages)
+        return sum(tokens_of(passages, self._counter or shared_tokens().counter()))
 
     def _excuse(self, question: str, given: tuple[Passage, ...], before: int) -> tuple[str, str]:
         if not given:
@@ -249,9 +249,8 @@ class LLMLinguaCompressor:
         count = self._counter or shared_tokens().counter()
         share = self._share
         if self._max_tokens is not None:
-            titles = sum(count(passage.title) for passage in given)
             texts = sum(count(passage.text) for passage in given)
-            share = (self._max_tokens - titles) / texts
+            share = (self._max_tokens - self._count(given) + texts) / max(texts, 1)
         share = min(max(share, _LEAST), 1.0)
         texts_at = [index for index, passage in enumerate(given) if passage.text.strip()]
         if self.method != "longllmlingua" or len(texts_at) < 2:

@@ -217,7 +217,9 @@ def answers_wh(question: str, text: str) -> float:
 def _asked(question: str) -> tuple[_Asked | None, frozenset[str]]:
     """Return the kind asked for, None if unknown, and what the question mentions."""
     folded = question.casefold()
-    kind = next((kind for kind, rule in _ASKS if rule.search(folded)), None)
+    # The first one counts: "Who led it when it was built?" asks who.
+    places = ((rule.search(folded), kind) for kind, rule in _ASKS)
+    kind = min(((match.start(), kind) for match, kind in places if match), default=(0, None))[1]
     mentioned = {word.strip(_EDGES) for word in folded.split()}
     return kind, frozenset(mentioned | {word.removesuffix("'s") for word in mentioned})
 

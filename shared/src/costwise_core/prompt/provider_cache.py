@@ -1,17 +1,34 @@
-"""What a provider's prompt cache does to a prefix: how long it must be, how often it is warm."""
+"""What a provider's prompt cache does to a prefix: how long it must be, how often it is warm.
+
+The facts are those of the providers' documentation as of November 2026; prices come from the price
+list. Gemini's explicit caches are not here: they are objects of their own, rented by the hour.
+"""
 
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import Final, Literal
 
+from costwise_core.errors import ConfigError
+from costwise_core.money import multiplied
 from costwise_core.rates import Rates
 
-__all__ = ["Piece", "gain", "least_cacheable", "lost_to", "warm_share"]
+__all__ = [
+    "CacheTerms",
+    "Lifetime",
+    "Piece",
+    "best_lifetime",
+    "break_even",
+    "gain",
+    "least_cacheable",
+    "lost_to",
+    "terms_of",
+    "warm_share",
+]
 
-# As the providers' documentation had it in November 2026; the first pattern that fits counts.
+# The first pattern that fits counts.
 _LEAST: Final = (
     (re.compile(r"claude-(?:opus|fable|mythos)-5"), 512),
     (re.compile(r"claude-(?:opus-4[-.][56]|haiku-4)"), 4096),
@@ -19,9 +36,14 @@ _LEAST: Final = (
     (re.compile(r"claude"), 1024),
     (re.compile(r"gemini-2[-.]5"), 2048),
     (re.compile(r"gemini"), 4096),
+    (re.compile(r"nova-(?:micro|lite|pro|premier)"), 1024),
+    (re.compile(r"deepseek-(?:chat|reasoner|v\d)"), 64),
     (re.compile(r"gpt-|chatgpt-|o[1-9](?:-|$)"), 1024),
 )
+_MARKED: Final = re.compile(r"claude|nova-(?:micro|lite|pro|premier)")
+_OPENAI: Final = re.compile(r"gpt-|chatgpt-|o[1-9](?:-|$)")
 _SECONDS: Final = 5 * 60
+_HOUR: Final = 3600
 _MONTH: Final = 30 * 24 * 3600
 
 
@@ -34,6 +56,133 @@ def least_cacheable(model: str) -> int | None:
     """
     name = model.lower()
     return next((least for pattern, least in _LEAST if pattern.search(name)), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheTerms:
+    """How a provider's prompt cache is used.
+
+    Args:
+        how: "marked" (only up to where the request says so) or "automatic".
+        least: Tokens that a prefix must have.
+        marks: How many places a request may mark; 0 if the cache is automatic.
+        step: Prefixes are cached in steps of so many tokens.
+        lifetimes: Seconds after its last use for which a prefix can be kept; the first is the
+            default. Empty where the provider promises nothing.
+
+    Example:
+        >>> terms_of("claude-sonnet-4-5").lifetimes
+        (300, 3600)
+    """
+
+    how: Literal["marked", "automatic"]
+    least: int
+    marks: int = 0
+    step: int = 1
+    lifetimes: tuple[int, ...] = ()
+
+
+def terms_of(model: str) -> CacheTerms | None:
+    """Return how the prompt cache of a model's provider is used; None is unknown.
+
+    Example:
+        >>> terms_of("gpt-4o").how, terms_of("amazon.nova-pro-v1:0").marks, terms_of("our-llama")
+        ('automatic', 4, None)
+    """
+    name, least = model.lower(), least_cacheable(model)
+    if least is None:
+        return None
+    if _MARKED.search(name):
+        lifetimes = (300, 3600) if "claude" in name else (300,)
+        return CacheTerms(how="marked", least=least, marks=4, lifetimes=lifetimes)
+    step = 128 if _OPENAI.search(name) else 64 if "deepseek" in name else 1
+    return CacheTerms(how="automatic", least=least, step=step)
+
+
+def break_even(rates: Rates, *, hour: bool = False) -> Decimal | None:
+    """Return how often a written prefix must be read until caching it has paid.
+
+    (write - input) / (input - read): what writing costs more, over what a reading saves.
+
+    Args:
+        rates: The model's.
+        hour: For a prefix that is kept for an hour.
+
+    Returns:
+        Readings for each writing, 0 where writing costs nothing; None where reading saves nothing.
+
+    Example:
+        >>> from costwise_core.prices import PriceBook
+        >>> rates = PriceBook().rates("claude-sonnet-4-5")
+        >>> f"{break_even(rates):.2f}", f"{break_even(rates, hour=True):.2f}"
+        ('0.28', '1.11')
+    """
+    fresh, read, write = _three(rates, hour=hour)
+    if read >= fresh:
+        return None
+    return max(write - fresh, Decimal(0)) / (fresh - read)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lifetime:
+    """How long to have a prefix kept.
+
+    Args:
+        seconds: 300 or 3600 after its last use; 0 is not to cache it.
+        usd_per_mtok: What a million tokens of the prefix then cost, in the mean.
+        why: One sentence for a person.
+
+    Example:
+        >>> Lifetime(seconds=300, usd_per_mtok=Decimal(1), why="").seconds
+        300
+    """
+
+    seconds: int
+    usd_per_mtok: Decimal
+    why: str
+
+
+def best_lifetime(gaps: Sequence[float], rates: Rates) -> Lifetime:
+    """Return how long a prefix is to be kept, given the times between its uses.
+
+    A use after a longer time than the prefix is kept writes it again; any other reads it, which
+    keeps it for as long again.
+
+    Args:
+        gaps: Seconds between one use and the next, such as `gaps_of` finds in a ledger.
+        rates: The model's.
+
+    Raises:
+        ConfigError: if there are no gaps.
+
+    Example:
+        >>> from costwise_core.prices import PriceBook
+        >>> rates = PriceBook().rates("claude-sonnet-4-5")
+        >>> [best_lifetime([gap] * 10, rates).seconds for gap in (60.0, 1200.0, 7200.0)]
+        [300, 3600, 0]
+    """
+    if not gaps:
+        raise ConfigError("gaps must have at least one time between two uses.")
+    fresh, _, _ = _three(rates, hour=False)
+    found = [Lifetime(seconds=0, usd_per_mtok=fresh, why="not cached")]
+    for seconds in (_SECONDS, _HOUR):
+        _, read, write = _three(rates, hour=seconds == _HOUR)
+        warm = sum(gap <= seconds for gap in gaps)
+        cost = (warm * read + (len(gaps) - warm) * write) / len(gaps)
+        why = f"{warm / len(gaps):.0%} of its uses come within {seconds // 60} minutes"
+        found.append(Lifetime(seconds=seconds, usd_per_mtok=cost, why=why))
+    return min(found, key=lambda one: one.usd_per_mtok)
+
+
+def _three(rates: Rates, *, hour: bool) -> tuple[Decimal, Decimal, Decimal]:
+    fresh = rates.input or Decimal(0)
+    read = fresh if rates.cache_read is None else rates.cache_read
+    write = fresh if rates.cache_write is None else rates.cache_write
+    if hour:
+        # A price that is not listed is taken to be Anthropic's: twice the input's.
+        long = multiplied(fresh, Decimal(2))
+        write = long if rates.cache_write_1h is None else rates.cache_write_1h
+    return fresh, read, write
 
 
 def warm_share(calls_per_month: int) -> float:
@@ -64,9 +213,7 @@ def gain(rates: Rates, warm: float) -> Decimal:
         >>> gain(Rates(input=Decimal(1), cache_read=Decimal("0.1")), 0.5)
         Decimal('0.4500')
     """
-    fresh = rates.input or Decimal(0)
-    read = fresh if rates.cache_read is None else rates.cache_read
-    write = fresh if rates.cache_write is None else rates.cache_write
+    fresh, read, write = _three(rates, hour=False)
     share = Decimal(f"{warm:.3f}")
     return share * (fresh - read) - (1 - share) * (write - fresh)
 

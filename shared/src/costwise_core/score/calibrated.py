@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costwise_core.cache.boundary import fit
-from costwise_core.compress.promise import LabelledQuestion
-from costwise_core.drive import Flow, arun, run
+from costwise_core.drive import run
 from costwise_core.errors import ConfigError
-from costwise_core.passages import Passage
+from costwise_core.labelled import LabelledQuestion
 from costwise_core.protocols import Scorer
-from costwise_core.score.fusion import all_scores, ranks
+from costwise_core.score.fusion import Fusion, all_scores, ranks
 
 __all__ = ["CalibratedFusion", "FusionWeights", "fit_fusion"]
 
@@ -83,7 +82,7 @@ class FusionWeights:
         return cls(scorers=scorers, questions=questions, **rows)
 
 
-class CalibratedFusion:
+class CalibratedFusion(Fusion):
     """Scores passages by how likely each is relevant, from what several scorers say of it.
 
     A logistic regression over each scorer's score, its distance to the best other score for the
@@ -116,34 +115,14 @@ class CalibratedFusion:
                 f"these weights are for {', '.join(weights.scorers)}, in this order; "
                 f"got {', '.join(names) or 'no scorers'}."
             )
-        self.scorers = tuple(scorers)
+        super().__init__(scorers, self._chances, name="calibrated")
         self.weights = weights
 
-    @property
-    def name(self) -> str:
-        """Such as "calibrated(bm25+dense)"."""
-        return f"calibrated({'+'.join(self.weights.scorers)})"
-
-    def score(self, question: str, passages: Sequence[Passage]) -> list[float]:
-        """Return the probability, between 0 and 1, that each passage is relevant.
-
-        Raises:
-            Exception: whatever one of the scorers raises.
-        """
-        return run(self._score(question, passages))
-
-    async def ascore(self, question: str, passages: Sequence[Passage]) -> list[float]:
-        """Do what `score` does, without blocking the event loop."""
-        return await arun(self._score(question, passages))
-
-    def _score(self, question: str, passages: Sequence[Passage]) -> Flow[list[float]]:
-        if not passages:
-            return []
-        features = _features((yield from all_scores(self.scorers, question, passages)))
-        scaled = (features - np.array(self.weights.centre)) / np.array(self.weights.scale)
+    def _chances(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        scaled = (_features(scores) - np.array(self.weights.centre)) / np.array(self.weights.scale)
         constant, *slopes = self.weights.weights
         logits = np.clip(constant + scaled @ np.array(slopes), -30, 30)
-        chances: list[float] = (1 / (1 + np.exp(-logits))).tolist()
+        chances: NDArray[np.float64] = 1 / (1 + np.exp(-logits))
         return chances
 
 

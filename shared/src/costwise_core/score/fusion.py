@@ -1,6 +1,6 @@
 """Several scorers' opinions in one: reciprocal rank fusion."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,20 +13,71 @@ from costwise_core.protocols import Embedder, Scorer
 from costwise_core.score.bm25 import BM25
 from costwise_core.score.dense import Dense
 
-__all__ = ["RankFusion", "all_scores", "hybrid", "ranks"]
+__all__ = ["Fusion", "RankFusion", "all_scores", "hybrid", "ranks"]
 
 _K: Final = 2.0
 """The authors' 60 is for a thousand documents; over twenty it makes all ranks nearly equal. On
 questions that no benchmark here measures, the right passage came first most often up to 3."""
 
 
-class RankFusion:
+class Fusion:
+    """Scores passages by what several scorers say of them.
+
+    Args:
+        scorers: Any scorers, each with one voice.
+        fuse: Makes one number for each passage of all their scores, shape (scorers, passages).
+        name: What it is called; their names are added.
+
+    Raises:
+        ConfigError: if there are no scorers.
+
+    Example:
+        >>> from costwise_core import Passage
+        >>> highest = Fusion([BM25()], lambda scores: scores.max(0), name="max")
+        >>> highest.name, highest.score("fox", [Passage(text="Whales sing.")])
+        ('max(bm25)', [0.0])
+    """
+
+    def __init__(
+        self,
+        scorers: Sequence[Scorer],
+        fuse: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+        *,
+        name: str,
+    ) -> None:
+        if not scorers:
+            raise ConfigError(f"{type(self).__name__} needs at least one scorer.")
+        self.scorers = tuple(scorers)
+        self.name = f"{name}({'+'.join(scorer.name for scorer in scorers)})"
+        self._fuse = fuse
+
+    def score(self, question: str, passages: Sequence[Passage]) -> list[float]:
+        """Return one number for each passage, higher is more relevant.
+
+        Raises:
+            Exception: whatever one of the scorers raises.
+        """
+        return run(self._score(question, passages))
+
+    async def ascore(self, question: str, passages: Sequence[Passage]) -> list[float]:
+        """Do what `score` does, without blocking the event loop."""
+        return await arun(self._score(question, passages))
+
+    def _score(self, question: str, passages: Sequence[Passage]) -> Flow[list[float]]:
+        if not passages:
+            return []
+        scores = yield from all_scores(self.scorers, question, passages)
+        fused: list[float] = self._fuse(scores).tolist()
+        return fused
+
+
+class RankFusion(Fusion):
     """Scores passages by the sum of 1/(2 + rank) over several scorers.
 
     Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009): it needs no labels and no common
     scale. Passages that a scorer cannot tell apart share their mean rank, so one that has no
-    opinion changes nothing. The scores tell no more than the order; where a `min_score` has to mean
-    something, take `CalibratedFusion`.
+    opinion changes nothing. The scores, at most a third of the number of scorers, tell no more than
+    the order; where a `min_score` has to mean something, take `CalibratedFusion`.
 
     Args:
         scorers: Any scorers, each with one voice.
@@ -46,31 +97,7 @@ class RankFusion:
     """
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
-        if not scorers:
-            raise ConfigError("RankFusion needs at least one scorer.")
-        self.scorers = tuple(scorers)
-
-    @property
-    def name(self) -> str:
-        """Such as "rrf(bm25+dense)"."""
-        return f"rrf({'+'.join(scorer.name for scorer in self.scorers)})"
-
-    def score(self, question: str, passages: Sequence[Passage]) -> list[float]:
-        """Return one number above 0 for each passage, at most the number of scorers / 3.
-
-        Raises:
-            Exception: whatever one of the scorers raises.
-        """
-        return run(self._score(question, passages))
-
-    async def ascore(self, question: str, passages: Sequence[Passage]) -> list[float]:
-        """Do what `score` does, without blocking the event loop."""
-        return await arun(self._score(question, passages))
-
-    def _score(self, question: str, passages: Sequence[Passage]) -> Flow[list[float]]:
-        scores = yield from all_scores(self.scorers, question, passages)
-        fused: list[float] = sum(1 / (_K + ranks(row)) for row in scores).tolist()  # type: ignore[union-attr]
-        return fused
+        super().__init__(scorers, _reciprocal, name="rrf")
 
 
 def hybrid(embedder: Embedder | None = None) -> Scorer:
@@ -114,3 +141,8 @@ def ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     _, places, counts = np.unique(-scores, return_inverse=True, return_counts=True)
     means: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[places]
     return means
+
+
+def _reciprocal(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    fused: NDArray[np.float64] = sum(1 / (_K + ranks(row)) for row in scores)  # type: ignore[assignment]
+    return fused

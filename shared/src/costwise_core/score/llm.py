@@ -9,6 +9,7 @@ from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import CostwiseError
 from costwise_core.passages import Passage
 from costwise_core.protocols import Completer
+from costwise_core.tracking import calling
 
 __all__ = ["LLMScorer", "read_ratings"]
 
@@ -46,7 +47,7 @@ class LLMScorer:
     `RerankTrim` passes the input through in the order given.
 
     Args:
-        completer: The model. Its calls are the caller's to record.
+        completer: The model. In a `track` block its calls count as costwise's own.
         max_chars: What lies behind so many characters of a passage is not shown.
 
     Example:
@@ -82,7 +83,8 @@ class LLMScorer:
             return []
         lines = [self._shown(number, passage) for number, passage in enumerate(passages, 1)]
         prompt = _PROMPT.format(question=_quoted(question), passages="\n".join(lines))
-        answer = yield from call(self.completer.complete, prompt)
+        with calling(overhead=True):
+            answer = yield from call(self.completer.complete, prompt)
         return [rating / _MOST for rating in read_ratings(answer, len(passages))]
 
     def _shown(self, number: int, passage: Passage) -> str:

@@ -1,0 +1,1 @@
+"""Says when money goes where it did not go before."""

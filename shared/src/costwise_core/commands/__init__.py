@@ -1,0 +1,1 @@
+"""The commands of `costwise-core`: one module each, imported when it is called."""

@@ -1,0 +1,1 @@
+"""What a ledger says, on one page: sums, tables, a trend, and what could still be saved."""
