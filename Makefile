@@ -65,7 +65,7 @@ bench: setup ## Run the benchmarks on what ships
 	@$(PY) -m benchmarks.cache_conversations --json out/cache_conversations.json
 	@$(PY) -m benchmarks.cache_stream --seeds 1 --json out/cache_stream.json
 	@$(PY) -m benchmarks.trim --limit 40 --json out/trim.json
-	@$(PY) -m benchmarks.rerank --limit 40 --json out/rerank.json
+	@$(PY) -m benchmarks.rerank --limit 20 --json out/rerank.json
 	@$(PY) -m benchmarks.promise --limit 60 --json out/promise.json
 	@$(PY) -m benchmarks.few_shot --json out/few_shot.json
 

@@ -52,21 +52,21 @@ def floe_guard_handler(limit: Decimal, model: str, path: str) -> Gate:  # noqa: 
 
 def token_copilot(limit: Decimal, model: str, path: str) -> Gate:  # noqa: ARG001
     """Return a LangChain model that token-copilot's handler watches."""
-    import logging
-
     from token_copilot.langchain import TokenCoPilotCallback
     from token_copilot.tracking.budget import BudgetExceededError as Exceeded
 
-    # Once for each call, that it has raised where LangChain does not listen.
-    logging.getLogger("langchain_core.callbacks.manager").setLevel(logging.CRITICAL)
     return _watched(model, TokenCoPilotCallback(budget_limit=float(limit)), Exceeded)
 
 
 def _watched(model: str, handler: Any, exceeded: type[Exception]) -> Gate:
+    import logging
+
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import AIMessage
     from langchain_core.outputs import ChatGeneration, ChatResult
 
+    # It logs each refusal.
+    logging.getLogger("langchain_core.callbacks.manager").setLevel(logging.CRITICAL)
     now = threading.local()
 
     class Model(BaseChatModel):

@@ -84,6 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")  # or clients keep sockets open beyond the test
         self.end_headers()
         self.wfile.write(body)
 

@@ -16,12 +16,13 @@ class Provider(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[dict[str, Any]] = []
         self.words = ["Paris ", "is ", "it."]
-        self.usage: dict[str, int] | None = {
+        self.usage: dict[str, Any] | None = {
             "prompt_tokens": 14,
             "completion_tokens": 5,
             "total_tokens": 19,
         }
         self.status = 200
+        self.fails = 0  # times, before it answers
         self.sent = 0  # words of streams that were written out
         self.breaks_after: int | None = None
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -46,8 +47,10 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server.asked.append(asked)
-        if server.status != 200:
-            self._send({"error": {"message": "no", "type": "server_error"}}, server.status)
+        if server.status != 200 or server.fails:
+            server.fails = max(0, server.fails - 1)
+            status = server.status if server.status != 200 else 500
+            self._send({"error": {"message": "no", "type": "server_error"}}, status)
             return
         base = {"id": f"c{len(server.asked)}", "created": 1, "model": asked["model"]}
         tools = asked.get("tools")

@@ -150,6 +150,7 @@ class TestRepeated:
                 "Never quote prices of competitors by name.",
             ),
             ("回答请使用用户的语言。", "回答请使用用户的语言。"),
+            ("Always cite your sources in brackets.",) * 2,
         ],
     )
     def test_the_same_rule_twice(self, first, second):
@@ -161,6 +162,7 @@ class TestRepeated:
     @pytest.mark.parametrize(
         ("first", "second"),
         [
+            ("Cite your sources in brackets.", "Always cite sources in square brackets."),
             ("If they ask about refunds, call tool A.", "If they ask about orders, call tool A."),
             ("Always mention competitors by name.", "Never mention competitors by name."),
             (

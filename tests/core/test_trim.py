@@ -435,6 +435,8 @@ async def test_async_gives_the_same():
         ({"max_usd": Decimal(0), "model": "gpt-4o"}, "max_usd"),
         ({"max_usd": Decimal("NaN"), "model": "gpt-4o"}, "max_usd"),
         ({"max_usd": 0.01, "model": "gpt-4o"}, "Decimal"),
+        ({"scorer": "bm25"}, r"as BM25\(\) does; got 'bm25'"),
+        ({"scorer": BM25}, "as BM25"),
     ],
 )
 def test_wrong_arguments_are_refused_where_they_are_given(wrong, message):

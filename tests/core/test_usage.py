@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from costwise_core.rates import Rates, charge
 from costwise_core.tokens import count_tokens
 from costwise_core.types import Usage
-from costwise_core.usage import _FIELDS, _SHAPES, StreamUsage, at_least, estimate_usage, usage_of
+from costwise_core.usage import (
+    _FIELDS,
+    _SHAPES,
+    StreamUsage,
+    at_least,
+    estimate_usage,
+    processing_of,
+    usage_of,
+)
 
 RECORDED = json.loads(Path(__file__).with_name("provider_usage.json").read_text())
 
@@ -272,6 +280,22 @@ def test_a_stream_nobody_reports_on_has_no_usage():
     for piece in ({"content": "Hi"}, None, "text", {"usage": None}, Awkward()):
         stream.add(piece)
     assert stream.usage is None
+
+
+@pytest.mark.parametrize("wrapped", [lambda report: report, as_object], ids=["mapping", "object"])
+@pytest.mark.parametrize(
+    ("report", "processing"),
+    [
+        ({"service_tier": "flex", "usage": {}}, "flex"),
+        ({"usage": {"service_tier": "batch"}}, "batch"),
+        ({"service_tier": "priority"}, "priority"),
+        ({"service_tier": "default"}, ""),
+        ({"service_tier": None, "usage": {"service_tier": "standard"}}, ""),
+        ({}, ""),
+    ],
+)
+def test_how_the_provider_worked_is_read_where_it_has_a_price(report, processing, wrapped):
+    assert processing_of(wrapped(report)) == processing
 
 
 def test_what_is_missing_is_estimated_and_says_so():

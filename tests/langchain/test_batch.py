@@ -1,19 +1,28 @@
 """LangChain chains through a batch API, on a server that speaks both providers' protocols."""
 
+import asyncio
 import json
 from decimal import Decimal
 
 import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from costwise_core.errors import BatchError, ConfigError
-from langchain_costwise import abatch_as_completed, batch_as_completed, batch_queue, track
+from langchain_costwise import (
+    MicroBatchEmbeddings,
+    abatch_as_completed,
+    batch_as_completed,
+    batch_queue,
+    packed_prompts,
+    track,
+)
 from tests.services.batch_server import BatchServer, asked
 
 
@@ -229,3 +238,43 @@ def test_headers_that_a_batch_cannot_carry_are_refused(server, tmp_path):
         pytest.raises(ConfigError, match="cannot carry betas"),
     ):
         next(batch_as_completed(model, ["q"], queue=queue))
+
+
+def test_several_items_in_one_prompt(server, model):
+    said = {"1": "good", "2": "bad"}
+    server.reply = lambda body: {"role": "assistant", "content": json.dumps(said)}
+    rate = packed_prompts(model, "Is the review good or bad?", check=("good", "bad").__contains__)
+    with track() as bill:
+        rated = rate.invoke(["Nice!", "Awful."])
+    assert rated.answers == ("good", "bad")
+    assert bill.calls == rated.calls == 1
+
+
+async def test_several_items_in_one_prompt_async(server, model):
+    server.reply = lambda body: {"role": "assistant", "content": '{"1": "good", "2": "odd"}'}
+    rated = await packed_prompts(model, "Rate it.", check=lambda said: said == "good").ainvoke(
+        ["Nice!", "Awful."]
+    )
+    assert rated.answers == ("good", None)
+    assert (rated.calls, rated.repaired) == (2, 1)
+
+
+async def test_embeddings_share_calls():
+    class Counting(DeterministicFakeEmbedding):
+        calls: list[int] = Field(default_factory=list)
+
+        def embed_documents(self, texts):
+            self.calls.append(len(texts))
+            return super().embed_documents(texts)
+
+    plain = Counting(size=4)
+    shared = MicroBatchEmbeddings(plain, queries_as_documents=True)
+    rows = await asyncio.gather(*(shared.aembed_documents([f"t{n}"]) for n in range(30)))
+    assert plain.calls == [30]
+    assert [row for (row,) in rows] == plain.embed_documents([f"t{n}" for n in range(30)])
+    queries = await asyncio.gather(*(shared.aembed_query(f"t{n}") for n in range(30)))
+    assert queries == [row for (row,) in rows]
+    assert len(plain.calls) <= 4
+    apart = MicroBatchEmbeddings(plain)
+    assert apart.embed_query("t1") == plain.embed_query("t1")
+    assert apart.calls == 0

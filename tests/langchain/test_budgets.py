@@ -22,7 +22,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel, Field
 
-from costwise_core import MemoryBudgets, MemoryStore, scoped
+from costwise_core import MemoryBudgets, MemoryStore, SQLiteBudgets, scoped
 from costwise_core.budget.budgets import account_of
 from costwise_core.errors import ConfigError, StoreUnavailableError
 from langchain_costwise import (
@@ -159,6 +159,19 @@ async def test_ten_of_a_hundred_in_batches(server, budgeted, workers):
     assert len(server.asked) == 20
 
 
+async def test_ten_of_a_hundred_with_a_store_on_disk(server, budgeted, tmp_path):
+    guard = Budgets(TEN, LOTS, store=SQLiteBudgets(tmp_path / "budgets.db"))
+    model = budgeted(guard=guard)
+    found = await model.abatch([ASK] * 50, return_exceptions=True)
+    streams = [_read(model.astream(ASK)) for _ in range(50)]
+    found += await asyncio.gather(*streams, return_exceptions=True)
+    assert sum(isinstance(one, BudgetExceededError) for one in found) == 90
+    assert len(server.asked) == 10
+    assert balance(guard, TEN) == (10, 0)
+    assert balance(guard, LOTS) == (190, 0)
+    guard.store.close()
+
+
 @pytest.mark.parametrize("workers", [1, 32])
 @pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream"])
 def test_middleware_and_callback_hold_too(server, workers, way):
@@ -227,6 +240,38 @@ def test_answers_in_several_versions_are_held_all(server, budgeted):
     with pytest.raises(BudgetExceededError):
         model.invoke(ASK, n=3)
     assert len(server.asked) == 1
+
+
+def test_tokens_from_the_providers_cache_cost_less(server, budgeted):
+    server.usage = {
+        "prompt_tokens": 2_000,
+        "completion_tokens": 5,
+        "total_tokens": 2_005,
+        "prompt_tokens_details": {"cached_tokens": 1_500},
+    }
+    model = budgeted(usd := Budget(limit=1))
+    model.invoke(ASK)
+    list(model.stream(ASK))
+    once = 500 * 150_000 + 1_500 * 75_000 + 5 * 600_000
+    assert balance(model.budgets, usd) == (2 * once, 0)
+
+
+def test_the_clients_own_retries_are_one_call(server, budgeted):
+    server.fails = 2
+    model = budgeted(TEN, LOTS, model=client(server, max_retries=2))
+    assert model.invoke(ASK).text == TEXT
+    assert len(server.asked) == 3
+    assert balance(model.budgets, TEN) == (1, 0)
+    assert balance(model.budgets, LOTS) == (19, 0)
+
+
+def test_each_attempt_of_a_retry_has_a_place_of_its_own(server, budgeted):
+    server.fails = 2
+    model = budgeted(one := Budget(limit=1, unit="calls"))
+    retried = model.with_retry(stop_after_attempt=3, wait_exponential_jitter=False)
+    assert retried.invoke(ASK).text == TEXT
+    assert len(server.asked) == 3
+    assert balance(model.budgets, one) == (1, 0)
 
 
 def test_no_report_is_an_estimate(server, budgeted):
@@ -503,6 +548,15 @@ async def test_a_wrapper_and_a_callback_count_once(server, budgeted):
     await _read(cached.astream(ASK, net))
     assert balance(model.budgets, TEN) == (4, 0)
     assert balance(model.budgets, LOTS) == (76, 0)
+
+
+def test_a_wrapper_and_middleware_count_once(server, budgeted):
+    model = budgeted(TEN)
+    cached = CachedChatModel(model=model, cache=SemanticCache(MemoryStore()))
+    for one in (model, cached):
+        made = create_agent(one, tools=[], middleware=[BudgetMiddleware(model.budgets)])
+        made.invoke({"messages": ASK})
+    assert balance(model.budgets, TEN) == (2, 0)
 
 
 def test_an_agent_keeps_what_it_paid_for(server, budgeted):

@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnablePassthrough
 from langchain_core.tools import tool
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from costwise_core import Usage
+from costwise_core import Usage, WhenWorthIt
 from costwise_core.prices import shared_prices
 from langchain_costwise import (
     CompressionMiddleware,
@@ -65,7 +65,13 @@ def extract():
     return ExtractiveCompressor(share=0.5, min_tokens=0)
 
 
-@pytest.mark.parametrize("steps", [[trim], [extract], [trim, extract], [extract, trim]])
+def worth():
+    return CostwiseCompressor(WhenWorthIt(extract(), model=MODEL, min_tokens=0))
+
+
+@pytest.mark.parametrize(
+    "steps", [[trim], [extract], [worth], [trim, extract], [extract, trim], [trim, worth]]
+)
 @pytest.mark.parametrize("how", ["invoke", "ainvoke", "stream", "batch"])
 async def test_what_is_left_out_is_saved_at_the_models_price(steps, how):
     steps = [make() for make in steps]

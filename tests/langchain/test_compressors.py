@@ -23,7 +23,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 from pydantic import PrivateAttr
 
-from costwise_core import Cache, Compressed, MemoryStore
+from costwise_core import Cache, Compressed, LabelledQuestion, MemoryStore, calibrate_share
 from costwise_core.compress.worth import WhenWorthIt
 from costwise_core.errors import ConfigError, CostwiseError
 from costwise_core.testing.fakes import HashingEmbedder
@@ -35,6 +35,7 @@ from langchain_costwise import (
     CostwiseCompressor,
     ExtractiveCompressor,
     RerankTrim,
+    passages_of,
     restore,
 )
 from langchain_costwise._documents import documents_of
@@ -400,6 +401,21 @@ def test_a_missing_key_is_named():
     shorter = CompressionPipeline(transformers=[]).as_runnable()
     with pytest.raises(CostwiseError, match=r"no 'documents', only 'question', 'document'.*mean"):
         shorter.invoke({"question": ASK, "document": []})
+
+
+def test_a_share_is_calibrated_on_what_the_retriever_gives():
+    given_ = passages_of([Document(page, id=str(n)) for n, page in enumerate(PAGES)])
+    labelled = [
+        LabelledQuestion(question=question, passages=given_, answers=(answer,))
+        for question, answer in ASKED.items()
+        for _ in range(12)
+    ]
+    found = calibrate_share(
+        lambda share: ExtractiveCompressor(share=share, min_tokens=0), labelled, target=0.95
+    )
+    assert found.curve[0].recall == 1
+    assert 0.05 <= found.share < 1
+    assert found.chosen.kept < 0.9
 
 
 # --- retriever --------------------------------------------------------------------------------

@@ -205,6 +205,21 @@ def test_a_stream_closed_early_is_no_less_than_what_came():
     assert record.usage.output_tokens >= 6
 
 
+def test_a_service_tier_is_priced_as_that(paid):
+    usd = {}
+    for tier in ("default", "flex"):
+        model = paid.model_copy(
+            update={
+                "model_name": "gpt-5.1",
+                "tell": {"service_tier": tier, "finish_reason": "stop"},
+            }
+        )
+        with track() as bill:
+            model.invoke(ASK)
+        usd[tier] = bill.usd
+    assert usd["flex"] == usd["default"] / 2 > 0
+
+
 def test_an_answer_of_tool_calls_alone_is_estimated_by_what_they_say():
     call = {"name": "weather", "args": {"city": "Rome, the capital of Italy"}, "id": "call_1"}
     silent = FakeMessagesListChatModel(responses=[AIMessage("", tool_calls=[call])])

@@ -9,8 +9,8 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import Field
 
-from costwise_core import MemoryLedger, prompt_cache_use, scoped, track
-from langchain_costwise import PromptCachedChatModel
+from costwise_core import MemoryLedger, prompt_cache_use, scoped
+from langchain_costwise import PromptCachedChatModel, track
 from langchain_costwise.prompt_cache import marked
 from tests.anthropic_server import Claude
 from tests.langchain.fakes import ScriptedChat

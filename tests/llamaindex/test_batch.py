@@ -1,17 +1,28 @@
 """LlamaIndex LLMs through a batch API, on a server that speaks both providers' protocols."""
 
+import asyncio
 import json
 from decimal import Decimal
 
 import pytest
+from llama_index.core import MockEmbedding
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
 from llama_index.core.llms import MockLLM
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from pydantic import BaseModel
 
+from costwise_core import MicroBatchEmbedder
 from costwise_core.errors import BatchError, ConfigError
-from llamaindex_costwise import abatch_as_completed, batch_as_completed, batch_queue, track
+from llamaindex_costwise import (
+    CostwiseEmbedding,
+    LlamaIndexEmbedder,
+    abatch_as_completed,
+    batch_as_completed,
+    batch_queue,
+    packed_prompts,
+    track,
+)
 from tests.services.batch_server import BatchServer, asked
 
 
@@ -169,3 +180,19 @@ def test_models_without_a_batch_endpoint_say_so(server, tmp_path, queue, llm):
     kind = "anthropic" if queue.provider.name == "openai" else "openai"
     with pytest.raises(ConfigError, match="the queue is one of"):
         next(batch_as_completed(llm_of(kind, server), ["q"], queue=queue))
+
+
+async def test_several_items_in_one_prompt(server, llm):
+    server.reply = lambda body: {"role": "assistant", "content": '{"1": "good", "2": "odd"}'}
+    rate = packed_prompts(llm, "Rate it.", check=lambda said: said == "good")
+    rated = await rate.aask(["Nice!", "Awful."])
+    assert rated.answers == rate.ask(["Nice!", "Awful."]).answers == ("good", None)
+    assert (rated.calls, rated.repaired) == (2, 1)
+
+
+async def test_embeddings_share_calls():
+    shared = MicroBatchEmbedder(LlamaIndexEmbedder(MockEmbedding(embed_dim=4)))
+    model = CostwiseEmbedding(embedder=shared.offline)
+    rows = await asyncio.gather(*(model.aget_text_embedding(f"t{n}") for n in range(30)))
+    assert rows == [[0.5] * 4] * 30
+    assert shared.calls == 1

@@ -21,7 +21,7 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel, Field
 
-from costwise_core import MemoryBudgets, MemoryStore, scoped
+from costwise_core import MemoryBudgets, MemoryStore, SQLiteBudgets, scoped
 from costwise_core.budget.budgets import account_of
 from costwise_core.errors import ConfigError, StoreUnavailableError, UnknownModelError
 from llamaindex_costwise import (
@@ -186,6 +186,19 @@ async def test_ten_of_a_hundred_are_paid_async(server, budgeted, way, workers):
     assert balance(llm.budgets, LOTS) == (190, 0)
 
 
+async def test_ten_of_a_hundred_with_a_store_on_disk(server, budgeted, tmp_path):
+    guard = Budgets(TEN, LOTS, store=SQLiteBudgets(tmp_path / "budgets.db"))
+    llm = budgeted(guard=guard)
+    calls = [llm.achat(ASKED) for _ in range(50)]
+    calls += [_read(llm.astream_chat(ASKED)) for _ in range(50)]
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(one, BudgetExceededError) for one in found) == 90
+    assert len(server.asked) == 10
+    assert balance(guard, TEN) == (10, 0)
+    assert balance(guard, LOTS) == (190, 0)
+    guard.store.close()
+
+
 @pytest.mark.parametrize("mode", ["sync", "async", "stream", "astream"])
 async def test_the_clients_own_json_mode_is_kept_and_paid(server, budgeted, mode):
     """OpenAI's class asks for JSON its own way, and not by a tool."""
@@ -315,6 +328,37 @@ def test_the_prompt_is_counted_with_its_tools_pictures_and_thoughts(budgeted):
     text, picture, thought, called, tools = seen[::2]
     assert picture == text + 1_600
     assert (thought > text, called > text, tools > text + 15) == (True, True, True)
+
+
+def test_tokens_from_the_providers_cache_cost_less(server, budgeted):
+    server.usage = {
+        "prompt_tokens": 2_000,
+        "completion_tokens": 5,
+        "total_tokens": 2_005,
+        "prompt_tokens_details": {"cached_tokens": 1_500},
+    }
+    llm = budgeted(usd := Budget(limit=1))
+    llm.chat(ASKED)
+    list(llm.stream_chat(ASKED))
+    once = 500 * 150_000 + 1_500 * 75_000 + 5 * 600_000
+    assert balance(llm.budgets, usd) == (2 * once, 0)
+
+
+@pytest.mark.parametrize("way", ["chat", "stream_chat"])
+def test_the_clients_own_retries_are_one_call(server, budgeted, way):
+    server.fails = 2
+    llm = budgeted(TEN, LOTS, llm=client(server, max_retries=3))
+    SYNC[way](llm)
+    assert len(server.asked) == 3
+    assert balance(llm.budgets, TEN) == (1, 0)
+    assert balance(llm.budgets, LOTS) == (19, 0)
+
+
+def test_an_llm_that_chats_by_completing_is_paid_once(budgeted):
+    llm = budgeted(TEN, llm=MockLLM(max_tokens=3))
+    llm.chat(ASKED)
+    list(llm.stream_chat(ASKED))
+    assert balance(llm.budgets, TEN) == (2, 0)
 
 
 def test_no_report_is_an_estimate(server, budgeted):

@@ -28,7 +28,7 @@ from llama_index.core.schema import (
 )
 from llama_index.core.tools import QueryEngineTool
 
-from costwise_core import Compressed, count_tokens
+from costwise_core import Compressed, LabelledQuestion, calibrate_share, count_tokens
 from costwise_core.errors import ConfigError
 from costwise_core.score.dense import Dense
 from costwise_core.testing.fakes import HashingEmbedder
@@ -39,6 +39,7 @@ from llamaindex_costwise import (
     CostwiseEmbedding,
     ExtractiveCompressor,
     RerankTrim,
+    passages_of,
     restore,
 )
 from llamaindex_costwise._documents import documents_of
@@ -387,6 +388,21 @@ async def test_after_ingest_a_request_embeds_only_the_question():
     assert shorten(extractive)
     assert len(model._texts) == pieces
     assert model._queries == [ASK]
+
+
+def test_a_share_is_calibrated_on_what_the_retriever_gives():
+    given_ = passages_of([NodeWithScore(node=TextNode(text=page)) for page in PAGES])
+    labelled = [
+        LabelledQuestion(question=question, passages=given_, answers=(answer,))
+        for question, answer in ASKED.items()
+        for _ in range(12)
+    ]
+    found = calibrate_share(
+        lambda share: ExtractiveCompressor(share=share, min_tokens=0), labelled, target=0.95
+    )
+    assert found.curve[0].recall == 1
+    assert 0.05 <= found.share < 1
+    assert found.chosen.kept < 0.9
 
 
 # --- engines ----------------------------------------------------------------------------------

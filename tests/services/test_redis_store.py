@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -647,6 +648,23 @@ for _ in range(5):
 assert len(store._wire._loops) == 1
 store.close()
 """
+
+
+def test_more_threads_than_connections_wait_for_one(store):
+    barrier = threading.Barrier(200)
+
+    def read(number: int) -> None:
+        barrier.wait()
+        assert store.get(str(number), "s") is None
+
+    with ThreadPoolExecutor(200) as pool:
+        list(pool.map(read, range(200)))
+
+
+async def test_more_tasks_than_connections_wait_for_one(store):
+    found = await asyncio.gather(*(store.aget(str(n), "s") for n in range(200)))
+    assert found == [None] * 200
+    await store.aclose()
 
 
 def test_loops_that_ended_are_forgotten(server, prefix):

@@ -8,6 +8,8 @@ from costwise_core.batch.anthropic_provider import AnthropicBatches as Anthropic
 from costwise_core.batch.asking import BatchAnswer as BatchAnswer
 from costwise_core.batch.asking import BatchRequest as BatchRequest
 from costwise_core.batch.openai_provider import OpenAIBatches as OpenAIBatches
+from costwise_core.batch.packed import PackedAnswers as PackedAnswers
+from costwise_core.batch.packed import PackedPrompts as PackedPrompts
 from costwise_core.batch.queueing import BatchQueue as BatchQueue
 from costwise_core.bill import Bill as Bill
 from costwise_core.budget.budgets import Budget as Budget
@@ -69,6 +71,7 @@ from costwise_core.dedup import InFlight as InFlight
 from costwise_core.dedup import InFlightStats as InFlightStats
 from costwise_core.embed.cached import CachedEmbedder as CachedEmbedder
 from costwise_core.embed.cached import EmbeddingStats as EmbeddingStats
+from costwise_core.embed.micro_batch import MicroBatchEmbedder as MicroBatchEmbedder
 from costwise_core.embed.onnx import OnnxEmbedder as OnnxEmbedder
 from costwise_core.embed.vectors import MemoryVectors as MemoryVectors
 from costwise_core.embed.vectors import SQLiteVectors as SQLiteVectors
@@ -159,3 +162,13 @@ from costwise_core.usage import estimate_usage as estimate_usage
 from costwise_core.usage import usage_of as usage_of
 from costwise_core.waterfall import LeftOut as LeftOut
 from costwise_core.waterfall import savings_of as savings_of
+from costwise_core.whatif.estimate import Estimate as Estimate
+from costwise_core.whatif.estimate import Load as Load
+from costwise_core.whatif.hosting import SelfHosting as SelfHosting
+from costwise_core.whatif.hosting import self_host as self_host
+from costwise_core.whatif.savings import batch_share as batch_share
+from costwise_core.whatif.savings import output_length as output_length
+from costwise_core.whatif.savings import prompt_cache_share as prompt_cache_share
+from costwise_core.whatif.savings import response_cache_share as response_cache_share
+from costwise_core.whatif.savings import routing_mix as routing_mix
+from costwise_core.whatif.tiers import dominated_tiers as dominated_tiers

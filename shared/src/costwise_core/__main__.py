@@ -15,6 +15,7 @@ __all__ = ["main"]
 COMMANDS: Final = {
     "report": ("costwise_core.commands.report:report_command", "make a report over a ledger"),
     "retain": ("costwise_core.commands.retain:retain_command", "archive or delete what is old"),
+    "whatif": ("costwise_core.whatif.command:whatif_command", "what a change would cost or save"),
 }
 
 

@@ -96,7 +96,8 @@ def retain_calls(
 ) -> Kept:
     """Archive or delete a ledger's old records; call it now and then, such as once a day.
 
-    Other processes may record meanwhile. A record that cannot be read stays where it is.
+    Other processes may record meanwhile. A record that cannot be read, or that has a
+    time before 1970, stays where it is.
 
     Args:
         ledger: A `SQLiteLedger` or `MemoryLedger`.
@@ -115,7 +116,7 @@ def retain_calls(
     """
     now = clock()
     before = math.floor((now - policy.keep_days * _DAY) / _DAY) * _DAY
-    old = takewhile(lambda record: record.at < before, ledger.records())
+    old = takewhile(lambda record: record.at < before, ledger.records(since=0.0))
     if policy.archive is None:
         deleted = ledger.delete(record.id for record in old)
         _tidy(ledger)

@@ -4,7 +4,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -237,7 +237,7 @@ def _where(since: float | None, tags: Iterable[tuple[str, str]]) -> tuple[str, t
 
 
 def _row(record: CallRecord) -> tuple[object, ...]:
-    used = {name: count for name, count in asdict(record.usage).items() if count}
+    used = {name: count for name in _USAGE if (count := getattr(record.usage, name))}
     savings = [
         [
             one.stage,

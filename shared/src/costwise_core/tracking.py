@@ -92,6 +92,7 @@ class Recorder:
         id: str | None = None,  # noqa: A002 - the field's name
         overhead: bool = False,
         prompt: str = "",
+        processing: str = "",
         why: str = "",
     ) -> CallRecord:
         """Price a call and write it down. Never raises: a fault is counted on the bills.
@@ -112,6 +113,7 @@ class Recorder:
             id: Unique; None to make one. A call reported twice under one id counts once.
             overhead: True for a call costwise itself made, whatever was said around it.
             prompt: The text sent, to find what was left out of it. Only hashes of it are kept.
+            processing: How the provider says it worked, if it says so: "batch", "flex", "priority".
             why: One sentence for a person.
 
         Returns:
@@ -119,12 +121,13 @@ class Recorder:
         """
         at = time.time()
         overhead = overhead or self.overhead
+        processing = processing or self.processing
         usd: Decimal | None = None
         reason = ""
         savings: tuple[Saving, ...] = ()
         known = usage_then if tier else usage
         if known is not None and not overhead:
-            savings = self._savings(known, model, prompt, at, hit=bool(tier))
+            savings = self._savings(known, model, prompt, at, processing, hit=bool(tier))
         if tier:
             usage, usd = Usage(), Decimal(0)
             if known is None:
@@ -132,7 +135,7 @@ class Recorder:
         elif usage is None:
             usage, reason = Usage(estimated=True), "not priced: nobody reported the tokens"
         else:
-            usd, reason = self._price(model, usage, at)
+            usd, reason = self._price(model, usage, at, processing)
             if usd is None and operation in _OFTEN_FREE:
                 usd, reason = Decimal(0), "no price per query is stated"
         record = CallRecord(
@@ -160,9 +163,11 @@ class Recorder:
                 self._count_fault(error)
         return record
 
-    def _price(self, model: str, usage: Usage, at: float) -> tuple[Decimal | None, str]:
+    def _price(
+        self, model: str, usage: Usage, at: float, processing: str
+    ) -> tuple[Decimal | None, str]:
         try:
-            price = self.prices.cost(usage, model, tier=self.processing, at=at)
+            price = self.prices.cost(usage, model, tier=processing, at=at)
         except PriceError as error:
             return None, f"not priced: {error}"
         except Exception as error:  # noqa: BLE001 - somebody else's price book may fail anyhow
@@ -171,7 +176,7 @@ class Recorder:
         return price.usd, price.why
 
     def _savings(
-        self, usage: Usage, model: str, prompt: str, at: float, *, hit: bool
+        self, usage: Usage, model: str, prompt: str, at: float, processing: str, *, hit: bool
     ) -> tuple[Saving, ...]:
         try:
             return savings_of(
@@ -181,7 +186,7 @@ class Recorder:
                 baseline_model=self.baseline_model,
                 # Held-out requests may hold what stayed for others, and all the rest as well.
                 left_out=() if self.tags.get("arm") == HOLDOUT else self.notes.of(prompt),
-                processing=self.processing,
+                processing=processing,
                 hit=hit,
             )
         except Exception as error:  # noqa: BLE001 - likewise

@@ -87,7 +87,7 @@ class RerankTrim:
     prices: PriceBook | None = None
 
     def __post_init__(self) -> None:
-        if not callable(getattr(self.scorer, "score", None)):
+        if isinstance(self.scorer, type) or not callable(getattr(self.scorer, "score", None)):
             raise ConfigError(
                 "a scorer has a name and a method score(question, passages), as BM25() does; "
                 f"got {self.scorer!r}."

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from costwise_core.types import Usage
 
-__all__ = ["StreamUsage", "at_least", "estimate_usage", "usage_of"]
+__all__ = ["StreamUsage", "at_least", "estimate_usage", "processing_of", "usage_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +75,7 @@ def _camel(name: str) -> str:
 
 
 _COUNTED: Final = 20_000
+_PROCESSING: Final = ("batch", "flex", "priority")
 
 # The first shape whose `known_by` fields are all there is taken.
 _SHAPES: Final = (
@@ -236,6 +237,22 @@ def usage_of(report: object) -> Usage | None:
             if all(_at(found, field) is not None for field in shape.known_by):
                 return _read(found, shape)
     return None
+
+
+def processing_of(report: object) -> str:
+    """Return how a provider says it worked, where that has a price of its own, else "".
+
+    Args:
+        report: A response, or what is told of it, with `service_tier` in it or in its usage.
+
+    Example:
+        >>> processing_of({"service_tier": "flex"}), processing_of({"service_tier": "default"})
+        ('flex', '')
+    """
+    for path in ("service_tier", "usage.service_tier"):
+        if (tier := _at(report, path)) in _PROCESSING:
+            return str(tier)
+    return ""
 
 
 class StreamUsage:

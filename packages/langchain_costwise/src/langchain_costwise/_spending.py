@@ -19,6 +19,7 @@ from langchain_costwise._wrapper import TOLD_TAGS, ChatWrapper
 from langchain_costwise.cache import SAID
 
 __all__ = [
+    "HELD_BY",
     "OFFERED",
     "bounded",
     "is_hit",
@@ -30,6 +31,8 @@ __all__ = [
     "reported",
 ]
 
+HELD_BY: Final = "costwise_budgets"
+"""Under which invocation parameter a wrapper says in which budgets it holds its calls."""
 OFFERED: Final = ("tools", "functions", "response_format", "response_schema", "format")
 """Arguments that are sent besides the messages, in a form that one provider reads."""
 

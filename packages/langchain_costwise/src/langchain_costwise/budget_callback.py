@@ -14,7 +14,7 @@ from costwise_core.budget.payment import Payment
 from costwise_core.drive import run
 from costwise_core.errors import ConfigError
 from costwise_core.usage import usage_of as read_usage
-from langchain_costwise._spending import is_hit, payment_from_run, produced, reported
+from langchain_costwise._spending import HELD_BY, is_hit, payment_from_run, produced, reported
 
 __all__ = ["BudgetCallback"]
 
@@ -27,7 +27,7 @@ class BudgetCallback(BaseCallbackHandler):
     expected passes the budget by the difference; it cannot end a stream, downgrade or queue; and it
     is called before a cache is asked, so a hit holds its place until it is served. Of several
     prompts in one call of `generate`, those before a refused one are held until they expire. A
-    wrapped model under a callback with the same budgets counts once: the wrapper takes over.
+    model that is wrapped with the same budgets is left to its wrapper.
 
     Args:
         budgets: The limits.
@@ -94,16 +94,11 @@ class BudgetCallback(BaseCallbackHandler):
         """Give back what was held, or book what was produced before."""
         self._end(run_id, response, error)
 
-    def give_way(self, run_id: UUID) -> None:
-        """Leave a call to a wrapper, which holds and books by itself."""
-        with self._lock:
-            payment = self._open.pop(run_id, None)
-        if payment is not None:
-            run(payment.give_back())
-
     def _begin(
         self, run_id: UUID, messages: Sequence[BaseMessage], told: Mapping[str, Any]
     ) -> None:
+        if id(self.budgets) in (told.get("invocation_params") or {}).get(HELD_BY, ()):
+            return
         payment = payment_from_run(self.budgets, messages, told, self.max_output_tokens)
         run(payment.begin())
         with self._lock:

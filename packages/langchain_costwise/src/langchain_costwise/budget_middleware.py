@@ -7,6 +7,7 @@ from langchain_core.language_models import BaseChatModel
 
 from costwise_core.budget.guard import Budgets
 from costwise_core.errors import ConfigError, MissingExtraError
+from langchain_costwise._wrapper import ChatWrapper
 from langchain_costwise.budgets import BudgetedChatModel, Queue
 
 try:
@@ -86,7 +87,7 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         return await handler(self._guarded(request))
 
     def _guarded(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        if isinstance(request.model, BudgetedChatModel) and request.model.budgets is self.budgets:
+        if _held(request.model, self.budgets):
             return request
         model = BudgetedChatModel(
             model=request.model,
@@ -97,3 +98,10 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
             wait=self.wait,
         )
         return request.override(model=model)
+
+
+def _held(model: BaseChatModel, budgets: Budgets) -> bool:
+    """Tell whether a model, or one that it wraps, keeps to these budgets already."""
+    if isinstance(model, BudgetedChatModel) and model.budgets is budgets:
+        return True
+    return isinstance(model, ChatWrapper) and _held(model.model, budgets)

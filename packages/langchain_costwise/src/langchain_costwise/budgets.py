@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -23,6 +22,7 @@ from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import BudgetExceededError
 from costwise_core.usage import usage_of as read_usage
 from langchain_costwise._spending import (
+    HELD_BY,
     OFFERED,
     bounded,
     is_hit,
@@ -41,7 +41,6 @@ from langchain_costwise._wrapper import (
     told,
     without_told,
 )
-from langchain_costwise.budget_callback import BudgetCallback
 
 __all__ = ["BudgetedChatModel", "Queue"]
 
@@ -126,7 +125,7 @@ class BudgetedChatModel(ChatWrapper):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        paid = run(self._begin(messages, kwargs, run_manager))
+        paid = run(self._begin(messages, kwargs))
         with paid.payment:
             result = ask(paid.model, messages, stop, run_manager, paid.kwargs)
             _note(paid.payment, result)
@@ -139,7 +138,7 @@ class BudgetedChatModel(ChatWrapper):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        paid = await arun(self._begin(messages, kwargs, run_manager))
+        paid = await arun(self._begin(messages, kwargs))
         async with paid.payment:
             result = await aask(paid.model, messages, stop, run_manager, paid.kwargs)
             _note(paid.payment, result)
@@ -152,7 +151,7 @@ class BudgetedChatModel(ChatWrapper):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        paid = run(self._begin(messages, kwargs, run_manager, live=True))
+        paid = run(self._begin(messages, kwargs, live=True))
         seen = _Told(paid.payment)
         stream = live(paid.model, messages, stop, run_manager, paid.kwargs)
         with paid.payment, closing(cast("Any", stream)):
@@ -171,7 +170,7 @@ class BudgetedChatModel(ChatWrapper):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        paid = await arun(self._begin(messages, kwargs, run_manager, live=True))
+        paid = await arun(self._begin(messages, kwargs, live=True))
         seen = _Told(paid.payment)
         stream = alive(paid.model, messages, stop, run_manager, paid.kwargs)
         async with paid.payment, aclosing(cast("Any", stream)):
@@ -183,19 +182,21 @@ class BudgetedChatModel(ChatWrapper):
                     return
             paid.payment.complete()
 
+    def _get_invocation_params(
+        self, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        # A callback with the same budgets leaves the call to this wrapper.
+        params = super()._get_invocation_params(stop, **kwargs)
+        return {**params, HELD_BY: (*params.get(HELD_BY, ()), id(self.budgets))}
+
     def _begin(
         self,
         messages: Sequence[BaseMessage],
         kwargs: Mapping[str, Any],
-        run_manager: BaseRunManager | None,
         *,
         live: bool = False,
     ) -> Flow[_Paid]:
         """Hold what the call may cost, with the model that the budgets allow."""
-        if run_manager is not None:
-            for handler in run_manager.handlers:
-                if isinstance(handler, BudgetCallback) and handler.budgets is self.budgets:
-                    yield from call(handler.give_way, run_manager.run_id)
         kwargs = without_empty_bounds(kwargs)
         offers = self._offers(messages, kwargs, live=live)
         queue = self.queue and partial(self.queue, messages, without_told(kwargs))

@@ -23,7 +23,7 @@ from costwise_core.protocols import Ledger
 from costwise_core.tracking import Recorder, recorder
 from costwise_core.tracking import track as core_track
 from costwise_core.types import Usage
-from costwise_core.usage import at_least, estimate_usage
+from costwise_core.usage import at_least, estimate_usage, processing_of
 from costwise_core.usage import usage_of as read_usage
 from langchain_costwise._answers import saved_usage, usage_of
 
@@ -223,7 +223,7 @@ class _Recording(BaseCallbackHandler):
             if usage is None or why:
                 words = "\n".join(map(_words, answers))
                 usage = at_least(usage, estimate_usage(call["prompt"], words, call["model"]))
-            started.recorder.record(**call, usage=usage, why=why)
+            started.recorder.record(**call, usage=usage, processing=processing_of(told), why=why)
 
 
 def _told(answers: Sequence[Generation]) -> Mapping[str, Any]:

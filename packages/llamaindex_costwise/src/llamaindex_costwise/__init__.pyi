@@ -19,6 +19,7 @@ from llamaindex_costwise.events import CacheHitEvent as CacheHitEvent
 from llamaindex_costwise.examples import FewShotSelector as FewShotSelector
 from llamaindex_costwise.ingestion import CacheInvalidator as CacheInvalidator
 from llamaindex_costwise.llm import CachedLLM as CachedLLM
+from llamaindex_costwise.packed import packed_prompts as packed_prompts
 from llamaindex_costwise.postprocessors import CostwiseCompressor as CostwiseCompressor
 from llamaindex_costwise.postprocessors import ExtractiveCompressor as ExtractiveCompressor
 from llamaindex_costwise.postprocessors import LLMLinguaCompressor as LLMLinguaCompressor

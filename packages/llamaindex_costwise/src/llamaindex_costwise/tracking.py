@@ -108,13 +108,18 @@ def _attach() -> None:
 
 @dataclass(slots=True)
 class _Call:
-    """A call that has begun. `outer` when another call was made to answer it."""
+    """A call that has begun. `outer` when another call was made to answer it.
+
+    `holds` are the LLMs inside the one that is called, which a stream may call when it is read:
+    by then its span is over, and nothing else tells that theirs are made for it.
+    """
 
     recorder: "Recorder"
     operation: str
     model: str
     prompt: str | Sequence[ChatMessage]
     outer: bool
+    holds: Sequence[LLM]
     began: float = field(default_factory=time.perf_counter)
     last: ChatResponse | CompletionResponse | None = None
     reported: "StreamUsage | None" = None
@@ -129,6 +134,7 @@ class _Span(BaseSpan):
     `within` counts the texts that went on to a model inside it.
     """
 
+    instance: Any = None
     wrapper: bool = False
     store: str = ""
     local: bool = False
@@ -155,6 +161,7 @@ class _Spans(BaseSpanHandler[_Span]):
         return _Span(
             id_=id_,
             parent_id=parent_span_id,
+            instance=instance if isinstance(instance, LLM) else None,
             wrapper=isinstance(instance, LLM) and isinstance(getattr(instance, "llm", None), LLM),
             store="" if store is None else type(store).__name__,
             local=isinstance(instance, CostwiseEmbedding),
@@ -233,16 +240,21 @@ class _Calls(BaseEventHandler):
                 model=model,
                 prompt=prompt,
                 outer=self.spans.of(span).wrapper,
+                holds=_inside(self.spans.of(span).instance),
             )
             while len(self._open) > _MOST_OPEN:  # streams that were never read
                 self._open.popitem(last=False)
 
     def _spare(self, span: str | None) -> None:
         """Count none of the calls that this span answers: what happens in it does."""
+        caller = self.spans.of(span).instance
         with self._lock:
             for above in self.spans.above(span or ""):
                 if above in self._open:
                     self._open[above].outer = True
+            for id_, call in self._open.items():
+                if call.holds and call.last is None and id_ not in self.spans.open_spans:
+                    call.outer = call.outer or any(one is caller for one in call.holds)
 
     def _go_on(self, event: LLMChatInProgressEvent | LLMCompletionInProgressEvent) -> None:
         call = self._open.get(event.span_id or "")
@@ -268,10 +280,13 @@ class _Calls(BaseEventHandler):
         usage = usage or reported_usage(last)
         if usage is None or answer is None:
             usage = estimated_usage(call.prompt, text_of(last), call.model, reported=usage)
+        from costwise_core.usage import processing_of  # noqa: PLC0415 - where something counts
+
         call.recorder.record(
             operation=call.operation,
             model=call.model,
             usage=usage,
+            processing=processing_of(last.raw),
             seconds=time.perf_counter() - call.began,
             id=span,
             prompt=_text(call.prompt),
@@ -333,6 +348,20 @@ def _recorder() -> "Recorder | None":
     from costwise_core.tracking import recorder  # noqa: PLC0415 - brings the ledger
 
     return recorder()
+
+
+def _inside(llm: LLM | None, depth: int = 4) -> list[LLM]:
+    """Return the LLMs that an LLM holds in its fields, and those that they hold."""
+    if llm is None or not depth:
+        return []
+    values = [*vars(llm).values(), *(llm.__pydantic_private__ or {}).values()]
+    held = [one for one in values if isinstance(one, LLM)]
+    for several in values:
+        if isinstance(several, list | tuple):
+            held += [one for one in several if isinstance(one, LLM)]
+        elif isinstance(several, dict):
+            held += [one for one in several.values() if isinstance(one, LLM)]
+    return [found for one in held for found in (one, *_inside(one, depth - 1))]
 
 
 def _model(told: Mapping[str, Any]) -> str:

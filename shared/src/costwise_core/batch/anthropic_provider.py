@@ -153,7 +153,8 @@ class AnthropicBatches:
         return await arun(self._results(batch))
 
     def _results(self, batch: str) -> Flow[Iterator[Outcome]]:
-        file = yield from call(self._api.download, "messages.batches.results", batch)
+        lines = yield from call(self._api.ask, "messages.batches.results", message_batch_id=batch)
+        file = yield from call(self._api.save, lines)
         return map(_outcome, json_lines(file))
 
     def cancel(self, batch: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import aclosing, closing
 from operator import attrgetter
 from typing import IO, Any, Final
 
@@ -16,6 +16,7 @@ __all__ = [
     "Clients",
     "in_doubt",
     "json_lines",
+    "may_pass",
     "never_sent",
     "not_taken",
     "status_of",
@@ -65,6 +66,22 @@ class Clients:
         async with _streaming(self._async_client, path, ident) as response:
             return await _akept(response.iter_bytes())
 
+    def save(self, results: Any) -> IO[bytes]:
+        """Return the lines that an SDK decodes while they arrive, raw, as `download` does.
+
+        Not every version of Anthropic's SDK streams a method's bytes.
+        """
+        with closing(results.http_response) as response:
+            return _kept(response.iter_bytes())
+
+    async def asave(self, results: Any) -> IO[bytes]:
+        """Do what `save` does, without blocking the event loop."""
+        response = results.http_response
+        if self._async_client is None:
+            return await asyncio.to_thread(self.save, results)
+        async with aclosing(response):
+            return await _akept(response.aiter_bytes())
+
     def _sync(self) -> Any:
         if self._client is None:
             raise ConfigError(
@@ -106,6 +123,16 @@ def never_sent(error: Exception) -> bool:
     """Return whether the client refused to send anything: it has no key, or is not there."""
     names = {"OpenAIError", "AnthropicError"}  # their subclasses tell of requests
     return isinstance(error, TypeError | ConfigError) or type(error).__name__ in names
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether what was raised may be gone when the same is asked again."""
+    status = status_of(error)
+    if status is not None:
+        return status in TRANSIENT
+    # The SDKs raise errors of their own, or of the HTTP library they stand on, when a line breaks.
+    home = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or home in {"openai", "anthropic", "httpx", "httpx2"}
 
 
 def not_taken(provider: str, error: Exception) -> BatchError:

@@ -8,17 +8,17 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Final
 
 from costwise_core.batch.asking import BatchAnswer, BatchProvider, BatchRequest, Outcome
 from costwise_core.batch.billing import origin_of, write_down, write_late
-from costwise_core.batch.clients import never_sent, status_of
+from costwise_core.batch.clients import may_pass, never_sent, status_of
+from costwise_core.batch.crowd import Crowd
 from costwise_core.batch.queue_file import Batch, Counts, Item, QueueFile
 from costwise_core.context import current_request
 from costwise_core.drive import Flow, arun, call, run
-from costwise_core.errors import BatchError, ConfigError, CostwiseError
+from costwise_core.errors import BatchError, ConfigError
 from costwise_core.stores.sqlite_file import check_file
 from costwise_core.tracking import recorder
 
@@ -101,7 +101,7 @@ class BatchQueue:
         self._retry_after = retry_after
         self._grace = grace
         self._clock = clock
-        self._crowd = _Crowd()
+        self._crowd = Crowd(_AT_ONCE)
 
     # --- what callers do ------------------------------------------------------------------------
 
@@ -310,7 +310,7 @@ class BatchQueue:
                 yield from self._not_taken(batch, error)
                 continue
             except Exception as error:  # noqa: BLE001 - maybe taken: the next step looks for it
-                self.faults[type(error).__name__] += 1
+                self._pass_over(error)
                 continue
             if not (yield from call(self._file.note_submitted, token, remote)):
                 # This process slept so long that another has sent the requests again.
@@ -332,15 +332,15 @@ class BatchQueue:
                 self._pass_over(error)
 
     def _pass_over(self, error: Exception) -> None:
-        """Count a fault that may pass; raise what says that the provider lets nobody in."""
+        """Count a fault that may pass; raise any other, or callers would wait for ever."""
         self.faults[type(error).__name__] += 1
-        if isinstance(error, CostwiseError):
-            raise error
         if status_of(error) in {401, 403} or never_sent(error):
             raise BatchError(
                 f"{self.provider.name} refuses access to its batches: {str(error)[:500]}",
                 reason="access",
             ) from error
+        if not may_pass(error):
+            raise error
 
     def _follow_one(self, batch: Batch) -> Flow[None]:
         progress = yield from call(self.provider.poll, batch.remote)
@@ -438,17 +438,6 @@ class BatchQueue:
         while active and (rows := (yield from call(self._file.unrecorded))):
             yield from call(write_down, active, rows)
             yield from call(self._file.note_recorded, [row[0] for row in rows])
-
-
-class _Crowd:
-    """Drives several flows at once, by threads or on the event loop."""
-
-    def all(self, flows: Sequence[Flow[None]]) -> None:
-        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
-            list(pool.map(run, flows))
-
-    async def aall(self, flows: Sequence[Flow[None]]) -> None:
-        await asyncio.gather(*map(arun, flows))
 
 
 def _ident(provider: str, job: str, request: BatchRequest, seen: Counter[str]) -> str:

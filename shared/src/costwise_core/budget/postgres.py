@@ -89,13 +89,14 @@ TABLES: Final = Tables(
                 SELECT * FROM unnest(accounts, holding, spending) AS m (account, hold, spend)
             LOOP
                 WITH taken AS (
-                    DELETE FROM @budget_holds WHERE account = this.account
-                        AND (expires <= at OR reservation = who) RETURNING *
+                    DELETE FROM @budget_holds
+                        WHERE account = this.account AND expires <= at RETURNING amount
                 )
-                SELECT coalesce(sum(amount), 0),
-                    coalesce(sum(amount) FILTER (WHERE expires > at), 0),
-                    max(expires) FILTER (WHERE expires > at)
-                    INTO gone, own, own_til FROM taken;
+                SELECT coalesce(sum(amount), 0) INTO gone FROM taken;
+                DELETE FROM @budget_holds WHERE account = this.account AND reservation = who
+                    RETURNING amount, expires INTO own, own_til;
+                own := coalesce(own, 0);
+                gone := gone + own;
                 own := greatest(0, own + this.hold);
                 IF own > 0 THEN
                     INSERT INTO @budget_holds

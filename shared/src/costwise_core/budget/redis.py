@@ -278,7 +278,9 @@ class RedisBudgets:
         yield from self._check()
         commands = [self._move(ask) for ask in asks]
         replies = yield from call(self._wire.send, commands)
-        if any(says(reply, "NOSCRIPT") for reply in replies):  # a server that is new, so none ran
+        if any(
+            says(reply, "NOSCRIPT", "no matching script") for reply in replies
+        ):  # a server that is new, so none ran
             load: Command = ("SCRIPT", "LOAD", _MOVE)
             _, *replies = yield from call(self._wire.send, [load, *commands])
         return [_answer(ask, reply) for ask, reply in zip(asks, replies, strict=True)]

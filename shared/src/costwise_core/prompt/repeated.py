@@ -33,12 +33,14 @@ _EMPTY: Final = frozenset(
     for form in (word, *words(word))
 )
 _LEAST_WORDS: Final = 4
+_LEAST_IF_EQUAL: Final = 3
 _ALIKE: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class _Sentence:
     span: Span
+    said: tuple[str, ...]
     content: frozenset[str]
     denies: bool
 
@@ -47,8 +49,9 @@ def repeats(text: str) -> list[tuple[Span, Span]]:
     """Return sentences that say again what an earlier one said, each with that earlier one.
 
     Two sentences say the same when one has all content words of the other and at most a quarter
-    more, and both agree in numbers and in saying yes or no. A word exchanged makes another rule:
-    "If they ask about refunds, call A" and "If they ask about orders, call A" are two.
+    more, and both agree in numbers and in saying yes or no; short ones must be equal. A word
+    exchanged makes another rule: "If they ask about refunds, call A" and "If they ask about orders,
+    call A" are two.
 
     Example:
         >>> rules = "Never reveal the internal price list. Do not ever reveal internal price lists."
@@ -77,15 +80,19 @@ def _sentences(text: str) -> Iterator[_Sentence]:
         marker = _MARKER.match(text, *match.span())
         start = marker.end() if marker else match.start()
         sentence = text[start : match.end()].rstrip()
-        said = words(_CONTRACTED.sub("not", sentence))
+        said = tuple(words(_CONTRACTED.sub("not", sentence)))
         content = frozenset(said) - _EMPTY - _NEGATIONS
-        if len(content) >= _LEAST_WORDS and not _NO_PROSE.search(match[0]):
+        if len(content) >= _LEAST_IF_EQUAL and not _NO_PROSE.search(match[0]):
             span = (start, start + len(sentence))
-            yield _Sentence(span, content, not _NEGATIONS.isdisjoint(said))
+            yield _Sentence(span, said, content, not _NEGATIONS.isdisjoint(said))
 
 
 def _same(one: _Sentence, other: _Sentence) -> bool:
+    if one.said == other.said:
+        return True
     few, many = sorted((one.content, other.content), key=len)
+    if len(few) < _LEAST_WORDS:
+        return False
     if one.denies != other.denies or not few <= many or len(few) < _ALIKE * len(many):
         return False
     return not any(word[0].isdigit() for word in many - few)

@@ -141,7 +141,8 @@ def _cheaper_model(groups: Groups, prices: PriceBook) -> Iterator[Advice]:
             by_model.setdefault((group.operation, group.model), []).append(numbers)
     for (operation, model), calls in by_model.items():
         here = _cost(prices, model, calls)
-        if here is None or here.get("output", 0) < _OUTPUT_HEAVY * sum(here.values()):
+        output, whole = (here or {}).get("output", 0), sum((here or {}).values())
+        if not output or output < _OUTPUT_HEAVY * whole:
             continue
         others = {
             other: sum(cost.values())
@@ -152,15 +153,14 @@ def _cheaper_model(groups: Groups, prices: PriceBook) -> Iterator[Advice]:
         if not others:
             continue
         cheapest = min(others, key=lambda name: others[name])
-        share = here["output"] / sum(here.values())
         yield Advice(
             name="cheaper_model",
             title=f"Route what {cheapest} can answer away from {model}",
             usd=dollars(_paid(calls) - others[cheapest]),
             bound="at most",
-            why=f"{share:.0%} of what {model} costs is output, and {cheapest} answers the same "
-            "kind of call here already. The amount is for all of its calls; a router earns the "
-            "share of it that it may send there.",
+            why=f"{output / whole:.0%} of what {model} costs is output, and {cheapest} answers the "
+            "same kind of call here already. The amount is for all of its calls; a router earns "
+            "the share of it that it may send there.",
             formula=f"paid for {model} - the same tokens at the prices of {cheapest}",
         )
 

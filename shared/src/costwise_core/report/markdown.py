@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from costwise_core.bill import Step
 from costwise_core.report.words import (
     count,
     headline,
@@ -44,7 +45,7 @@ def _body(report: "Report") -> Iterator[str]:
             ("", "dollars", "tokens", "calls"),
             (
                 (
-                    step.name.replace("_", " "),
+                    f"{step.name.replace('_', ' ')}{_evidence(step)}",
                     usd(step.usd, places),
                     count(step.tokens),
                     count(step.requests),
@@ -73,7 +74,7 @@ def _body(report: "Report") -> Iterator[str]:
             ("prompt", "paid", "model", "feature", "paid calls", "hits"),
             (
                 (
-                    f"`{prompt.hash}`",
+                    prompt.hash,
                     usd(prompt.usd, places),
                     prompt.model,
                     prompt.feature,
@@ -85,7 +86,12 @@ def _body(report: "Report") -> Iterator[str]:
         )
     if told := notes(report):
         yield "## Notes"
-        yield "\n".join(f"- {note}" for note in told)
+        yield "\n".join(f"- {_plain(note)}" for note in told)
+
+
+def _evidence(step: Step) -> str:
+    told = step.kind == "change" and step.evidence != "measured"
+    return f" ({step.evidence})" if told else ""
 
 
 def _sums(key: str, rows: "Sequence[Row]") -> str:
@@ -108,7 +114,7 @@ def _sums(key: str, rows: "Sequence[Row]") -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-    lines += [[_plain(cell) if cell[:1] != "`" else cell for cell in row] for row in rows]
+    lines += [[_plain(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

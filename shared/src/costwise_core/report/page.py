@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from costwise_core.bill import Step
 from costwise_core.report.advice import Advice
 from costwise_core.report.charts import bar, spark, trend, waterfall_bars
 from costwise_core.report.style import PAGE_STYLE, STYLE
@@ -130,7 +131,8 @@ def _waterfall(report: "Report") -> str:
     for step, picture in zip(steps, waterfall_bars(steps), strict=True):
         sign = "+" if step.kind == "change" and step.usd > 0 else ""
         rows.append(
-            f'<tr class="{step.kind}"><th scope="row">{escape(step.name.replace("_", " "))}</th>'
+            f'<tr class="{step.kind} {step.evidence}"><th scope="row">'
+            f"{escape(step.name.replace('_', ' '))}{_evidence(step)}</th>"
             f'<td class="picture">{picture}</td><td>{sign}{usd(step.usd, places)}</td>'
             f"<td>{count(step.tokens)}</td><td>{count(step.requests)}</td></tr>"
         )
@@ -142,6 +144,12 @@ def _waterfall(report: "Report") -> str:
         f'<th scope="col">calls</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>',
         "Each stage is priced after the ones before it, so the steps add up exactly.",
     )
+
+
+def _evidence(step: Step) -> str:
+    """Say of a change what it rests on; the two ends rest on all of them."""
+    told = step.kind == "change" and step.evidence != "measured"
+    return f" <small>{step.evidence}</small>" if told else ""
 
 
 def _trend(report: "Report") -> str:

@@ -19,7 +19,7 @@ from costwise_core.prices import PriceBook, shared_prices
 from costwise_core.report.advice import Advice, advise
 from costwise_core.report.sums import Part, Row, Sums, sums_of, tables_of
 from costwise_core.report.tally import PromptNumbers, Tally
-from costwise_core.types import CallRecord, frozen_tags
+from costwise_core.types import CallRecord, SavingKind, frozen_tags
 from costwise_core.waterfall import STAGES
 
 __all__ = ["Prompt", "Records", "Report", "Stage", "report_of"]
@@ -148,6 +148,7 @@ class Report:
                 usd=-dollars(sum(picodollars(stage.usd) for stage in stages)),
                 tokens=-sum(stage.tokens for stage in stages),
                 requests=sum(stage.savings for stage in stages),
+                evidence=_evidence(measured={stage.kind for stage in stages} == {"measured"}),
             )
             for name in dict.fromkeys(stage.name for stage in self.stages)
             if (stages := [stage for stage in self.stages if stage.name == name])
@@ -160,6 +161,7 @@ class Report:
                     usd=totals.overhead,
                     tokens=totals.own_tokens,
                     requests=totals.own_calls,
+                    evidence=_evidence(measured=not totals.own_estimated),
                 )
             )
         before = Step(
@@ -168,6 +170,10 @@ class Report:
             usd=totals.baseline,
             tokens=used - sum(step.tokens for step in changes),
             requests=totals.calls,
+            evidence=_evidence(
+                measured=not totals.estimated
+                and all(step.evidence == "measured" for step in changes)
+            ),
         )
         paid = Step(
             name="paid",
@@ -175,6 +181,7 @@ class Report:
             usd=totals.usd,
             tokens=used,
             requests=totals.calls - totals.hits + totals.own_calls,
+            evidence=_evidence(measured=not totals.estimated),
         )
         return (before, *changes, paid)
 
@@ -263,8 +270,12 @@ def report_of(
         since=since,
         until=until,
         tags=pairs,
-        damaged=damaged,
+        damaged=damaged + tally.damaged,
     )
+
+
+def _evidence(*, measured: bool) -> SavingKind:
+    return "measured" if measured else "modelled"
 
 
 def _tally_of(
@@ -277,11 +288,12 @@ def _tally_of(
         tempfile.TemporaryDirectory() as folder,
         SQLiteLedger(Path(folder, "ledger.db")) as together,
     ):
+        damaged = -sum(getattr(source, "damaged", 0) for source in sources)
         for source in sources:
             found = source.records(since=since, tags=tags)
             while page := list(islice(found, _PAGE)):
                 together.record([one for one in page if until is None or one.at < until])
-        damaged = sum(getattr(source, "damaged", 0) for source in sources)
+        damaged += sum(getattr(source, "damaged", 0) for source in sources)
         return together.tally(), damaged
 
 

@@ -66,6 +66,8 @@ background:none;padding:0}
 .cw .falls tbody tr+tr>*{border-top:0}
 .cw .falls tbody th{min-width:0;white-space:nowrap}
 .cw .falls .whole th,.cw .falls .whole td{font-weight:600}
+.cw .falls small{color:var(--soft);font-size:12px}
+.cw .falls .change:is(.modelled,.sampled) rect{opacity:.55}
 .cw .falls .picture{width:55%;min-width:180px}
 .cw svg{display:block;max-width:none}
 .cw rect.whole{fill:var(--whole)}

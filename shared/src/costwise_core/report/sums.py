@@ -37,6 +37,7 @@ class Sums:
         cache_write_tokens: Likewise that it wrote.
         unpriced: Calls whose price, or that of something saved on them, is not known.
         estimated: Calls whose tokens were estimated.
+        own_estimated: Those of them that costwise itself made.
         seconds: Time that requests took, together.
 
     Example:
@@ -58,6 +59,7 @@ class Sums:
     cache_write_tokens: int = 0
     unpriced: int = 0
     estimated: int = 0
+    own_estimated: int = 0
     seconds: float = 0.0
 
     @property
@@ -117,13 +119,14 @@ def sums_of(parts: Iterable[Part]) -> Sums:
         >>> sums_of([(False, False, numbers), (True, False, numbers)]).overhead
         Decimal('1')
     """
-    calls = hits = own = own_tokens = usd = overhead = saved = 0
+    calls = hits = own = own_tokens = own_estimated = usd = overhead = saved = 0
     counts = [0] * 6
     seconds = 0.0
     for is_own, is_hit, numbers in parts:
         if is_own:
             own += numbers.calls
             own_tokens += numbers.input_tokens + numbers.output_tokens
+            own_estimated += numbers.estimated
             overhead += numbers.usd
         else:
             calls += numbers.calls
@@ -146,6 +149,7 @@ def sums_of(parts: Iterable[Part]) -> Sums:
         cache_write_tokens=counts[3],
         unpriced=counts[4],
         estimated=counts[5],
+        own_estimated=own_estimated,
         seconds=seconds,
     )
 

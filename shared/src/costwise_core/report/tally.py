@@ -15,6 +15,8 @@ __all__ = ["DAY", "Group", "Numbers", "Prefixes", "PromptNumbers", "Repeats", "T
 
 DAY: Final = 86_400
 _TOP_PROMPTS: Final = 20
+_LAST_MOMENT: Final = 253_402_300_799
+"""The last second of the year 9999."""
 _CACHE_SECONDS: Final = 300
 """How long providers keep a prompt prefix at least."""
 
@@ -96,6 +98,7 @@ class Tally:
         prompts: The dearest, dearest first.
         repeats: Prompts paid for more than once.
         prefixes: By model, what a provider's cache could have read.
+        damaged: Records with an amount or a time that could not be read.
     """
 
     groups: Sequence[tuple[Group, Numbers]]
@@ -104,6 +107,7 @@ class Tally:
     prompts: Sequence[PromptNumbers]
     repeats: Repeats
     prefixes: Sequence[Prefixes]
+    damaged: int = 0
 
 
 def read_tally(db: sqlite3.Connection, where: str, values: Sequence[object]) -> Tally:
@@ -117,8 +121,12 @@ def read_tally(db: sqlite3.Connection, where: str, values: Sequence[object]) -> 
     Raises:
         sqlite3.Error: if the file cannot be read.
     """
-    # A damaged amount is no amount. Records with one are passed over here as everywhere.
-    chosen = f"{where} AND typeof(at) = 'real' AND typeof(usd) IN ('integer', 'null')"
+    # A damaged amount is no amount, and a time no calendar has is none. Records with such are
+    # passed over, here as everywhere.
+    chosen = (
+        f"{where} AND typeof(at) = 'real' AND at BETWEEN 0 AND {_LAST_MOMENT} "
+        "AND typeof(usd) IN ('integer', 'null')"
+    )
     db.execute("BEGIN")
     try:
         return Tally(
@@ -128,6 +136,7 @@ def read_tally(db: sqlite3.Connection, where: str, values: Sequence[object]) -> 
             prompts=_prompts(db, chosen, values),
             repeats=_repeats(db, chosen, values),
             prefixes=_prefixes(db, chosen, values),
+            damaged=_count(db, where, values) - _count(db, chosen, values),
         )
     finally:
         db.execute("ROLLBACK")
@@ -241,6 +250,10 @@ def _prefixes(db: sqlite3.Connection, where: str, values: Sequence[object]) -> l
         values,
     )
     return [Prefixes(_text(row[0]), int(row[1]), int(row[2])) for row in rows]
+
+
+def _count(db: sqlite3.Connection, where: str, values: Sequence[object]) -> int:
+    return int(db.execute(f"SELECT count(*) FROM calls WHERE {where}", values).fetchone()[0])  # noqa: S608
 
 
 def _money(high: Any, low: Any) -> int:

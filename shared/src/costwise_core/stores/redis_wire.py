@@ -132,9 +132,10 @@ class RedisWire:
             from redis.backoff import NoBackoff  # noqa: PLC0415
             from redis.retry import Retry  # noqa: PLC0415
 
-            client = redis.Redis.from_url(
+            pool = redis.BlockingConnectionPool.from_url(
                 self._url, retry=Retry(NoBackoff(), 0), **self._settings(seconds)
             )
+            client = redis.Redis.from_pool(pool)
             client = self._clients.setdefault((os.getpid(), seconds), client)
         return client
 
@@ -150,15 +151,18 @@ class RedisWire:
             from redis.asyncio.retry import Retry  # noqa: PLC0415
             from redis.backoff import NoBackoff  # noqa: PLC0415
 
-            clients[seconds] = redis.asyncio.Redis.from_url(
+            pool = redis.asyncio.BlockingConnectionPool.from_url(
                 self._url, retry=Retry(NoBackoff(), 0), **self._settings(seconds)
             )
+            clients[seconds] = redis.asyncio.Redis.from_pool(pool)
         return clients[seconds]
 
     def _settings(self, seconds: float) -> dict[str, Any]:
         """Return what both clients are made with; replies have one shape whatever the server."""
+        # A caller beyond the last connection waits for one as long as for a reply.
+        usual = {"socket_connect_timeout": self.timeout, "max_connections": 50, "timeout": seconds}
         fixed = {"protocol": 2, "decode_responses": False, "socket_timeout": seconds}
-        return {"socket_connect_timeout": self.timeout, **self._options, **fixed}
+        return {**usual, **self._options, **fixed}
 
     def _checked(self, replies: list[Any]) -> list[Any]:
         self._breaker.ok()  # it answers, even if it cannot do what it should

@@ -1,0 +1,1 @@
+"""What would it cost? Calculators that say how they count."""
