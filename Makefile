@@ -61,6 +61,7 @@ bench: setup ## Run the benchmarks on what ships
 	@$(PY) -m benchmarks.cache_latency --entries 1000 10000 --json out/cache_latency.json
 	@$(PY) -m benchmarks.embed_agreement --json out/embed_agreement.json
 	@$(PY) -m benchmarks.ledger --json out/ledger.json
+	@$(PY) -m benchmarks.budget --stores memory sqlite --json out/budget.json
 	@$(PY) -m benchmarks.cache_pairs --json out/cache_pairs.json
 	@$(PY) -m benchmarks.cache_conversations --json out/cache_conversations.json
 	@$(PY) -m benchmarks.cache_stream --seeds 1 --json out/cache_stream.json
@@ -76,6 +77,7 @@ peers: setup ## Run the benchmarks beside other packages (downloads them; slow)
 	@$(PY) -m benchmarks.cache_latency --entries 1000 10000 --json out/cache_latency.json
 	@$(PY) -m benchmarks.cache_pairs --json out/cache_pairs.json
 	@$(PY) -m benchmarks.cache_stream --json out/cache_stream.json
+	@$(PY) -m benchmarks.budget --json out/budget.json
 	@$(PY) -m benchmarks.rerank --json out/rerank.json
 
 clean: ## Remove what the targets made

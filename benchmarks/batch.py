@@ -76,7 +76,7 @@ def queue_cost(count: int) -> dict[str, float]:
 class Silent:
     """A model that answers every pack in full; only its prompts are of interest."""
 
-    def complete(self, prompt: str) -> str:
+    def complete(self, prompt: str) -> str:  # noqa: ARG002
         return '{"1":"x","2":"x","3":"x","4":"x","5":"x","6":"x","7":"x","8":"x"}'
 
 
@@ -101,6 +101,8 @@ def packed_tokens(path: Path, limit: int) -> list[dict[str, float]]:
 
 
 class Counting:
+    """An embedder that counts its calls."""
+
     def __init__(self, embedder: Any) -> None:
         self.name, self._embedder, self.calls = embedder.name, embedder, 0
         self._lock = threading.Lock()

@@ -8,8 +8,9 @@ gives up when it was refused for longer than a hold lasts. `overshoot` is what w
 limit, `usable` the share of the limit that was paid, both by the price list and not by what the
 store says; `booked` is what the store says.
 
-Where processes share a store, one more of them takes a hold with each of its threads and is killed
-with SIGKILL; `lost` is what it held, `held` what still is held when all is over.
+Where processes share a store, one more of them takes a hold with each of its threads (at most half
+of the limit) and is killed with SIGKILL as the others begin; `lost` is the share of the limit that
+it held, `held` what still is held when all is over.
 
 `cpu` is milliseconds of this process for one reserve and settle, one after another; what a server
 uses is not in it.
@@ -55,6 +56,7 @@ DEMAND = 3
 PATIENCE = 3.0
 WAIT, MAX_WAIT = 0.05, 1.0  # seconds between two attempts, once refused
 
+PRICES = PriceBook()
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -64,6 +66,7 @@ class Plan:
 
     name: str
     where: str
+    run: str
     limit: Decimal
     threads: int
     processes: int
@@ -87,17 +90,19 @@ STORES: dict[str, Callable[[str], BudgetStore]] = {
 def ours(plan: Plan) -> Budgets:
     """Return the budget of a plan."""
     store = STORES[plan.name](plan.where)
-    return Budgets(Budget(limit=plan.limit), store=store, seconds=plan.seconds)
+    budget = Budget(limit=plan.limit, tags={"run": plan.run})
+    return Budgets(budget, store=store, seconds=plan.seconds)
 
 
 def gate_of(plan: Plan) -> Gate:
     """Return how a call is made under a plan's budget."""
     if plan.name not in STORES:
-        return PEERS[plan.name](plan.limit, MODEL, plan.where)
+        where = plan.where and f"{plan.where}-{plan.run}"
+        return PEERS[plan.name](plan.limit, MODEL, where)
     budgets = ours(plan)
 
     def gate(sent: int, most: int, produced: int, pay: Pay) -> None:
-        call = budgets.reserve(MODEL, input_tokens=sent, output_tokens=most)
+        call = budgets.reserve(MODEL, input_tokens=sent, output_tokens=most, tags={"run": plan.run})
         pay()
         call.settle(Usage(input_tokens=sent, output_tokens=produced))
 
@@ -109,6 +114,12 @@ def lengths(source: random.Random) -> tuple[int, int]:
     return source.randint(100, 3_000), min(MOST, round(source.lognormvariate(5, 0.7)))
 
 
+def price(sent: int, produced: int) -> int:
+    """Return what a call costs, in picodollars."""
+    usage = Usage(input_tokens=sent, output_tokens=produced)
+    return picodollars(PRICES.cost(usage, MODEL).usd)
+
+
 @dataclass(kw_only=True)
 class Tally:
     """What one thread did: picodollars paid, seconds waited for the budget, what went wrong."""
@@ -118,18 +129,18 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
-def work(gate: Gate, plan: Plan, book: PriceBook, source: random.Random) -> Tally:
+def work(gate: Gate, plan: Plan, source: random.Random) -> Tally:
     """Make calls until the budget refuses for good, or demand is met."""
     tally = Tally()
-    enough = round(DEMAND * float(plan.limit) / MEAN / plan.threads / plan.processes)
+    enough = max(1, round(DEMAND * float(plan.limit) / MEAN / plan.threads / plan.processes))
     last, wait = time.monotonic(), WAIT
     while len(tally.paid) < enough and time.monotonic() - last < plan.seconds + PATIENCE:
         sent, produced = lengths(source)
         duration = source.expovariate(1 / plan.call)
-        usage = Usage(input_tokens=sent, output_tokens=produced)
+        cost = price(sent, produced)
 
-        def pay(usage: Usage = usage, duration: float = duration) -> None:
-            tally.paid.append(picodollars(book.cost(usage, MODEL).usd))
+        def pay(cost: int = cost, duration: float = duration) -> None:
+            tally.paid.append(cost)
             time.sleep(duration)
 
         started = time.perf_counter()
@@ -148,13 +159,12 @@ def work(gate: Gate, plan: Plan, book: PriceBook, source: random.Random) -> Tall
 
 def spend(plan: Plan, number: int, ready: Any, results: Connection) -> None:
     """Be one process: spend with all threads, and send what each of them did."""
-    gate, book = gate_of(plan), PriceBook()
-    book.cost(Usage(input_tokens=1), MODEL)
+    gate = gate_of(plan)
     ready.wait()
     cpu = time.process_time()
     with ThreadPoolExecutor(plan.threads) as pool:
         sources = [random.Random(f"{plan.seed} {number} {n}") for n in range(plan.threads)]
-        tallies = list(pool.map(lambda source: work(gate, plan, book, source), sources))
+        tallies = list(pool.map(lambda source: work(gate, plan, source), sources))
     results.send((tallies, time.process_time() - cpu))
 
 
@@ -162,16 +172,18 @@ def hold(plan: Plan, ready: Any, results: Connection) -> None:
     """Be the process that is killed in the middle of its calls."""
     gate = gate_of(plan)
     held: list[int] = []
+    most = min(plan.threads, int(plan.limit / 2 / dollars(price(1_500, MOST))))
 
     def wait_for_the_end() -> None:
         held.append(1)
-        if len(held) == plan.threads:
-            results.send(len(held))
+        if len(held) == most:
+            results.send(most)
         time.sleep(3_600)
 
-    ready.wait()
-    for _ in range(plan.threads):
+    # Before the others begin, or they would leave it nothing.
+    for _ in range(most):
         threading.Thread(target=gate, args=(1_500, MOST, 1, wait_for_the_end), daemon=True).start()
+    ready.wait()
     time.sleep(3_600)
 
 
@@ -192,9 +204,8 @@ def measure(plan: Plan) -> dict[str, object]:
         process.start()
     ready.wait()
     started = time.perf_counter()
-    if plan.shared:
-        here.recv()
-        victim.kill()
+    lost = here.recv() * price(1_500, MOST) if plan.shared else 0
+    victim.kill() if plan.shared else None
     done = [pipe.recv() for pipe, _ in pipes]
     for process in everybody:
         process.join()
@@ -209,6 +220,7 @@ def measure(plan: Plan) -> dict[str, object]:
         "calls": calls,
         "overshoot": round(max(0.0, share - 1), 4),
         "usable": round(min(1.0, share), 4),
+        "lost": round(float(dollars(lost) / plan.limit), 4),
         **(kept(plan) if plan.shared and plan.name in STORES else {}),
         "wait_ms_p50": round(float(np.percentile(waited, 50)), 2),
         "wait_ms_p95": round(float(np.percentile(waited, 95)), 2),
@@ -217,14 +229,14 @@ def measure(plan: Plan) -> dict[str, object]:
         "faults": len(faults),
         "fault": faults[0] if faults else "",
     }
-    print(f"{plan.name:24} {result}")
+    print(f"{plan.name:16} ${plan.limit:<6} {result}", flush=True)
     return result
 
 
 def kept(plan: Plan) -> dict[str, float]:
     """Return the shares of the limit that the store has booked and still holds."""
     budgets = ours(plan)
-    account = account_of(*budgets.budgets, {}, time.time())
+    account = account_of(*budgets.budgets, {"run": plan.run}, time.time())
     (balance,) = budgets.store.balances([account or ""], now=time.time())
     units = budgets.budgets[0].units
     return {"booked": round(balance.spent / units, 4), "held": round(balance.held / units, 4)}
@@ -252,20 +264,22 @@ def main() -> None:
     parser.add_argument("--stores", nargs="*", default=[*STORES])
     parser.add_argument("--threads", type=int, default=128)
     parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--limit", type=Decimal, default=Decimal(2), help="dollars")
+    parser.add_argument(
+        "--limits", type=Decimal, nargs="*", default=[Decimal(2), Decimal("0.05")], help="dollars"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="how long a hold lasts")
     parser.add_argument("--call", type=float, default=0.03, help="seconds a call takes, on average")
-    parser.add_argument("--pairs", type=int, default=2_000, help="reserves and settles for CPU")
+    parser.add_argument("--pairs", type=int, default=500, help="reserves and settles for CPU")
     args = parser.parse_args()
     clock = Clock()
     spent, cpu, wall = {}, {}, {}
     with tempfile.TemporaryDirectory() as name, servers(Path(name), args.stores) as where:
         for one, processes in plans(args.stores, args.processes):
-            place = where.get(one, "") if processes > 1 or one in STORES else ""
             plan = Plan(
                 name=one,
-                where=place,
-                limit=args.limit,
+                where=where.get(one, "") if processes > 1 else "",
+                run="cpu",
+                limit=Decimal(10_000),
                 threads=args.threads,
                 processes=processes,
                 seconds=args.seconds,
@@ -273,21 +287,18 @@ def main() -> None:
                 seed=args.seed,
             )
             label = f"{one} x{processes}"
-            spent[label] = measure(plan)
-            gate = gate_of(
-                replace(
-                    plan, limit=args.limit * 1_000, where=place and place + "-cpu" * (one in PEERS)
-                )
-            )
+            gate = gate_of(plan)
             cpu[label], wall[label] = timed(
                 lambda _, gate=gate: gate(1_500, MOST, 200, lambda: None), range(args.pairs)
             )
-            print(f"{'':24} cpu {cpu[label]} wall {wall[label]}")
+            print(f"{label:24} cpu {cpu[label]} wall {wall[label]}")
+            for limit in args.limits:
+                spent[f"{label} ${limit}"] = measure(replace(plan, run=str(limit), limit=limit))
     finish(
         args,
         {
-            **{key: value for key, value in vars(args).items() if key not in ("json", "limit")},
-            "limit": str(args.limit),
+            **{key: value for key, value in vars(args).items() if key not in ("json", "limits")},
+            "limits": [*map(str, args.limits)],
             "spent": spent,
             "cpu": cpu,
             "wall": wall,

@@ -2,8 +2,10 @@
 
 import re
 from dataclasses import replace
+from decimal import Decimal
 
-from costwise_core import Compressed, Dropped, Passage
+from costwise_core import Compressed, Dropped, Passage, Usage
+from costwise_core.prices import shared_prices
 
 WORD = re.compile(r"\w{4,}")
 SENTENCE = re.compile(r"[^.!?\n]+[.!?]?")
@@ -120,3 +122,17 @@ class Merges:
             tokens_after=1,
             reason="compressed",
         )
+
+
+SAVED_ON = "gpt-4o"
+"""The model whose calls the tests of bills look at."""
+
+
+def usd(tokens):
+    """Return what so many tokens cost in a prompt."""
+    return shared_prices().cost(Usage(input_tokens=tokens), SAVED_ON).usd
+
+
+def saved(bill):
+    """Return what a bill says compressing saved."""
+    return bill.savings.get("compress", Decimal(0))

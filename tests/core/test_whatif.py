@@ -5,7 +5,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costwise_core import (
@@ -31,7 +31,7 @@ LOAD = Load(requests=1000, input_tokens=10_000, output_tokens=500)
 MODELS = ["gpt-4o", "gpt-4o-mini", "gpt-3.5-turbo", "claude-sonnet-4-5", "gemini-2.5-flash"]
 
 
-# --- worked examples, as they went around, and what is wrong with them -----------------------------
+# --- worked examples, as they went around, and what is wrong with them ----------------------------
 
 
 def test_three_tiers_of_which_one_is_dearer_than_the_better_one_above_it():
@@ -169,6 +169,7 @@ def test_a_cascade_asks_some_twice():
 # --- machines -------------------------------------------------------------------------------------
 
 
+@settings(max_examples=20)
 @given(
     price=st.integers(1, 2000),
     hourly=st.integers(0, 300),
@@ -213,7 +214,7 @@ def test_machines_that_cannot_be(values):
         self_host(LOAD, "gpt-4o", **{"usd_per_hour": 1, "tokens_per_second": 10, **values})
 
 
-# --- wrong arguments, tables, the command -----------------------------------------------------------
+# --- wrong arguments, tables, the command ---------------------------------------------------------
 
 
 def test_wrong_arguments():

@@ -14,11 +14,14 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, Field
 
-from costwise_core.errors import BatchError, ConfigError
+from costwise_core import Budget, Budgets
+from costwise_core.errors import BatchError, BudgetExceededError, ConfigError
 from langchain_costwise import (
+    BudgetedChatModel,
     MicroBatchEmbeddings,
     abatch_as_completed,
     batch_as_completed,
+    batch_later,
     batch_queue,
     packed_prompts,
     track,
@@ -278,3 +281,16 @@ async def test_embeddings_share_calls():
     apart = MicroBatchEmbeddings(plain)
     assert apart.embed_query("t1") == plain.embed_query("t1")
     assert apart.calls == 0
+
+
+def test_a_call_without_a_budget_waits_for_a_batch(server, model, queue):
+    budgets = Budgets(Budget(limit=0, unit="calls", window="day", on_exceed="queue"))
+    later = batch_later(model, queue=queue)
+    budgeted = BudgetedChatModel(model=model, budgets=budgets, queue=later)
+    with pytest.raises(BudgetExceededError) as caught:
+        budgeted.bind_tools([weather]).invoke("Weather?")
+    ((answer),) = queue.as_completed([caught.value.ticket], every=0.01)
+    assert answer.ok
+    (job,) = server.jobs.values()
+    assert "tools" in job.entries[0][1]
+    assert not server.run_now

@@ -159,6 +159,17 @@ async def test_ten_of_a_hundred_in_batches(server, budgeted, workers):
     assert len(server.asked) == 20
 
 
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+async def test_the_newest_stream_of_events(server, budgeted):
+    model = budgeted(Budget(limit=2, unit="calls"), LOTS)
+    assert list(model.stream_events(ASK, version="v3"))
+    assert [event async for event in await model.astream_events(ASK, version="v3")]
+    with pytest.raises(BudgetExceededError):
+        list(model.stream_events(ASK, version="v3"))
+    assert len(server.asked) == 2
+    assert balance(model.budgets, LOTS) == (38, 0)
+
+
 async def test_ten_of_a_hundred_with_a_store_on_disk(server, budgeted, tmp_path):
     guard = Budgets(TEN, LOTS, store=SQLiteBudgets(tmp_path / "budgets.db"))
     model = budgeted(guard=guard)

@@ -1,7 +1,6 @@
 """What compressors leave out is on the bill of every call that is sent the rest."""
 
 import copy
-from decimal import Decimal
 
 import pytest
 from langchain.agents import create_agent
@@ -13,8 +12,7 @@ from langchain_core.runnables import RunnablePassthrough
 from langchain_core.tools import tool
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from costwise_core import Usage, WhenWorthIt
-from costwise_core.prices import shared_prices
+from costwise_core import WhenWorthIt
 from langchain_costwise import (
     CompressionMiddleware,
     CompressionPipeline,
@@ -24,21 +22,11 @@ from langchain_costwise import (
     RerankTrim,
     track,
 )
-from tests.compressing import ASKED, PAGES, Broken, Sentences
+from tests.compressing import ASKED, PAGES, SAVED_ON, Broken, Sentences, saved, usd
 from tests.langchain.fakes import ScriptedChat
 
-MODEL = "gpt-4o"
 
-
-def usd(tokens):
-    return shared_prices().cost(Usage(input_tokens=tokens), MODEL).usd
-
-
-def saved(bill):
-    return bill.savings.get("compress", Decimal(0))
-
-
-def chain(*steps, model=None):
+def chain(*steps):
     store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
     store.add_documents([Document(page, id=str(n)) for n, page in enumerate(PAGES)])
     retriever = CompressionRetriever(
@@ -52,7 +40,7 @@ def chain(*steps, model=None):
             "question": RunnablePassthrough(),
         }
         | prompt
-        | (model or ScriptedChat(model_name=MODEL))
+        | ScriptedChat(model_name=SAVED_ON)
         | StrOutputParser()
     )
 
@@ -66,7 +54,7 @@ def extract():
 
 
 def worth():
-    return CostwiseCompressor(WhenWorthIt(extract(), model=MODEL, min_tokens=0))
+    return CostwiseCompressor(WhenWorthIt(extract(), model=SAVED_ON, min_tokens=0))
 
 
 @pytest.mark.parametrize(
@@ -93,13 +81,12 @@ async def test_what_is_left_out_is_saved_at_the_models_price(steps, how):
 
 def test_a_context_sent_three_times_saves_three_times():
     step = trim()
-    context = step.compress_documents([Document(page) for page in PAGES], "Tesla?")
     with track() as bill:
         context = step.compress_documents([Document(page) for page in PAGES], "Tesla?")
         for _ in range(3):
-            ScriptedChat(model_name=MODEL).invoke("\n".join(d.page_content for d in context))
-        ScriptedChat(model_name=MODEL).invoke("Something else")
-    assert saved(bill) == usd(3 * step.stats.tokens_saved // 2)
+            ScriptedChat(model_name=SAVED_ON).invoke("\n".join(d.page_content for d in context))
+        ScriptedChat(model_name=SAVED_ON).invoke("Something else")
+    assert saved(bill) == usd(3 * step.stats.tokens_saved)
 
 
 def test_two_questions_about_the_same_passages_save_once_each():
@@ -131,7 +118,7 @@ def test_outside_a_block_nothing_is_remembered():
     documents = [Document(page) for page in PAGES]
     kept = trim().compress_documents(copy.deepcopy(documents), "Tesla?")
     with track() as bill:
-        ScriptedChat(model_name=MODEL).invoke("\n".join(d.page_content for d in kept))
+        ScriptedChat(model_name=SAVED_ON).invoke("\n".join(d.page_content for d in kept))
     assert saved(bill) == 0
 
 
@@ -143,7 +130,7 @@ async def test_a_tool_result_that_an_agent_reads_is_saved(how):
         return "We are glad you came. The notice period is 30 days. Bring your router back."
 
     middleware = CompressionMiddleware(Sentences(), tools=["search"])
-    agent = create_agent(ScriptedChat(model_name=MODEL), tools=[search], middleware=[middleware])
+    agent = create_agent(ScriptedChat(model_name=SAVED_ON), tools=[search], middleware=[middleware])
     asked = {"messages": [("user", "How long is the notice period?")]}
     with track() as bill:
         _ = agent.invoke(asked) if how == "invoke" else await agent.ainvoke(asked)

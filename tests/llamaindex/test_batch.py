@@ -12,13 +12,15 @@ from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from pydantic import BaseModel
 
-from costwise_core import MicroBatchEmbedder
-from costwise_core.errors import BatchError, ConfigError
+from costwise_core import Budget, Budgets, MicroBatchEmbedder
+from costwise_core.errors import BatchError, BudgetExceededError, ConfigError
 from llamaindex_costwise import (
+    BudgetedLLM,
     CostwiseEmbedding,
     LlamaIndexEmbedder,
     abatch_as_completed,
     batch_as_completed,
+    batch_later,
     batch_queue,
     packed_prompts,
     track,
@@ -196,3 +198,13 @@ async def test_embeddings_share_calls():
     rows = await asyncio.gather(*(model.aget_text_embedding(f"t{n}") for n in range(30)))
     assert rows == [[0.5] * 4] * 30
     assert shared.calls == 1
+
+
+def test_a_call_without_a_budget_waits_for_a_batch(server, llm, queue):
+    budgets = Budgets(Budget(limit=0, unit="calls", window="day", on_exceed="queue"))
+    budgeted = BudgetedLLM(llm=llm, budgets=budgets, queue=batch_later(llm, queue=queue))
+    with pytest.raises(BudgetExceededError) as caught:
+        budgeted.complete("What is RAG?")
+    (answer,) = queue.as_completed([caught.value.ticket], every=0.01)
+    assert answer.ok
+    assert not server.run_now

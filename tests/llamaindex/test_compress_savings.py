@@ -1,7 +1,5 @@
 """What compressors leave out is on the bill of every call that is sent the rest."""
 
-from decimal import Decimal
-
 import pytest
 from llama_index.core import PromptTemplate, VectorStoreIndex
 from llama_index.core.agent.workflow import FunctionAgent
@@ -10,8 +8,6 @@ from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.schema import TextNode
 from llama_index.core.tools import FunctionTool
 
-from costwise_core import Usage
-from costwise_core.prices import shared_prices
 from llamaindex_costwise import (
     CostwiseCompressor,
     ExtractiveCompressor,
@@ -19,18 +15,8 @@ from llamaindex_costwise import (
     compressed_tool,
     track,
 )
-from tests.compressing import ASKED, PAGES, Broken, Sentences
+from tests.compressing import ASKED, PAGES, SAVED_ON, Broken, Sentences, saved, usd
 from tests.llamaindex.fakes import FakeLLM, WordEmbedding, deprecations
-
-MODEL = "gpt-4o"
-
-
-def usd(tokens):
-    return shared_prices().cost(Usage(input_tokens=tokens), MODEL).usd
-
-
-def saved(bill):
-    return bill.savings.get("compress", Decimal(0))
 
 
 def index():
@@ -40,7 +26,7 @@ def index():
 
 def engine(*steps):
     return index().as_query_engine(
-        llm=FakeLLM(model=MODEL),
+        llm=FakeLLM(model=SAVED_ON),
         similarity_top_k=len(PAGES),
         node_postprocessors=list(steps),
         text_qa_template=PromptTemplate("{context_str}\nQ: {query_str}"),
@@ -72,7 +58,7 @@ async def test_a_chat_engine_saves_too():
     step = trim()
     chat = index().as_chat_engine(
         chat_mode=ChatMode.CONTEXT,
-        llm=FakeLLM(model=MODEL),
+        llm=FakeLLM(model=SAVED_ON),
         similarity_top_k=len(PAGES),
         node_postprocessors=[step],
         memory=ChatMemoryBuffer.from_defaults(token_limit=4000),
@@ -107,7 +93,7 @@ async def test_a_tool_output_that_an_agent_reads_is_saved():
 
     compressor = CostwiseCompressor(Sentences())
     one_tool = compressed_tool(FunctionTool.from_defaults(search), compressor)
-    agent = FunctionAgent(tools=[one_tool], llm=FakeLLM(model=MODEL), streaming=False)
+    agent = FunctionAgent(tools=[one_tool], llm=FakeLLM(model=SAVED_ON), streaming=False)
     with track() as bill:
         await agent.run("How many days?")
     assert compressor.stats.tokens_saved > 0

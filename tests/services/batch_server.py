@@ -68,7 +68,7 @@ class BatchServer(ThreadingHTTPServer):
         self.run_in_batches: Counter[str] = Counter()  # prompts by how often they were paid
         self.run_now: Counter[str] = Counter()
         self.seen: list[tuple[str, str]] = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:

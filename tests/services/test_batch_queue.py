@@ -24,6 +24,7 @@ from costwise_core import (
 )
 from costwise_core.context import scoped
 from costwise_core.errors import BatchError, ConfigError
+from costwise_core.prompt_hash import prompt_hash
 from costwise_core.tracking import calling, left_out, track
 from costwise_core.waterfall import LeftOut
 from tests.services.batch_server import BatchServer, Fault
@@ -140,6 +141,7 @@ def test_the_bill_shows_the_batch_as_a_step(server, kind, queue):
     assert [one.stage for one in call.savings] == ["route", "compress", "batch"]
     assert call.savings[-1].usd == call.usd
     assert call.savings[1].usd == 1000 * sent / 1_000_000
+    assert call.prompt_hash == prompt_hash("RAG is a method. What is it?", call.model)
 
 
 def test_answers_are_billed_once_however_often_they_are_read(server, kind, queue, tmp_path):
@@ -206,6 +208,12 @@ def test_a_near_deadline_is_worth_no_batch(server, kind, queue):
     ids = queue.submit([ask(kind, "q")], within=60.0)
     assert finish(queue, ids)[ids[0]].processing == "standard"
     assert not server.jobs
+
+
+def test_a_held_out_request_is_asked_in_real_time(server, kind, queue):
+    with scoped(unoptimised=True):
+        ids = queue.submit([ask(kind, "q")])
+    assert finish(queue, ids)[ids[0]].processing == "standard"
 
 
 def test_a_deadline_that_comes_near_ends_the_batch(server, kind, tmp_path):

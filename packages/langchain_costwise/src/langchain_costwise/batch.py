@@ -1,12 +1,12 @@
 """LangChain models and chains answered through a batch API, at half the price."""
 
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import (
     Runnable,
     RunnableBinding,
@@ -23,7 +23,7 @@ from costwise_core.batch.queueing import BatchQueue
 from costwise_core.errors import BatchError, ConfigError
 from langchain_costwise._batch_models import answer_of, request_of, sold_by
 
-__all__ = ["abatch_as_completed", "batch_as_completed", "batch_queue"]
+__all__ = ["abatch_as_completed", "batch_as_completed", "batch_later", "batch_queue"]
 
 Output = TypeVar("Output")
 
@@ -170,6 +170,36 @@ async def abatch_as_completed(
             yield place, error
         else:
             yield place, output
+
+
+def batch_later(
+    model: BaseChatModel, *, queue: BatchQueue, job: str = ""
+) -> Callable[[Sequence[BaseMessage], Mapping[str, Any]], str]:
+    """Return what puts calls without a budget into a batch: the `queue` of `BudgetedChatModel`.
+
+    The ticket on the error is the request's id in the queue.
+
+    Args:
+        model: The model that the budgeted one wraps.
+        queue: Where the calls are kept; see `batch_queue`.
+        job: What they are for.
+
+    Example:
+        >>> import tempfile
+        >>> from langchain_core.messages import HumanMessage
+        >>> from langchain_openai import ChatOpenAI
+        >>> model = ChatOpenAI(model="gpt-4o-mini", api_key="...")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     queue = batch_queue(f"{folder}/later.db", model)
+        ...     ticket = batch_later(model, queue=queue)([HumanMessage("What is RAG?")], {})
+        ...     queue.counts().waiting, len(ticket)
+        (1, 32)
+    """
+
+    def later(messages: Sequence[BaseMessage], settings: Mapping[str, Any]) -> str:
+        return queue.submit([request_of(model, list(messages), settings)], job=job)[0]
+
+    return later
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from llamaindex_costwise._passages import passages_of as passages_of
 from llamaindex_costwise._passages import restore as restore
 from llamaindex_costwise.batch import abatch_as_completed as abatch_as_completed
 from llamaindex_costwise.batch import batch_as_completed as batch_as_completed
+from llamaindex_costwise.batch import batch_later as batch_later
 from llamaindex_costwise.batch import batch_queue as batch_queue
 from llamaindex_costwise.budgets import BudgetedLLM as BudgetedLLM
 from llamaindex_costwise.embedding import CachedEmbedding as CachedEmbedding

@@ -1,7 +1,7 @@
 """LlamaIndex LLMs answered through a batch API, at half the price."""
 
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
@@ -16,7 +16,7 @@ from costwise_core.batch.queueing import BatchQueue
 from costwise_core.errors import BatchError, ConfigError
 from llamaindex_costwise._batch_models import Call, call_of, sold_by
 
-__all__ = ["abatch_as_completed", "batch_as_completed", "batch_queue"]
+__all__ = ["abatch_as_completed", "batch_as_completed", "batch_later", "batch_queue"]
 
 
 def batch_queue(path: str | os.PathLike[str], llm: LLM, **options: Any) -> BatchQueue:
@@ -138,6 +138,35 @@ async def abatch_as_completed(
             yield places[answer.id], error
         else:
             yield places[answer.id], response
+
+
+def batch_later(
+    llm: LLM, *, queue: BatchQueue, job: str = ""
+) -> Callable[[str | Sequence[ChatMessage], Mapping[str, Any]], str]:
+    """Return what puts calls without a budget into a batch: the `queue` of `BudgetedLLM`.
+
+    The ticket on the error is the request's id in the queue.
+
+    Args:
+        llm: The LLM that the budgeted one wraps.
+        queue: Where the calls are kept; see `batch_queue`.
+        job: What they are for.
+
+    Example:
+        >>> import tempfile
+        >>> from llama_index.llms.openai import OpenAI
+        >>> llm = OpenAI(model="gpt-4o-mini", api_key="...")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     queue = batch_queue(f"{folder}/later.db", llm)
+        ...     ticket = batch_later(llm, queue=queue)("What is RAG?", {})
+        ...     queue.counts().waiting, len(ticket)
+        (1, 32)
+    """
+
+    def later(prompt: str | Sequence[ChatMessage], given: Mapping[str, Any]) -> str:
+        return queue.submit([call_of(llm, (), given).asked(prompt)], job=job)[0]
+
+    return later
 
 
 def _response(call: Call, answer: BatchAnswer) -> ChatResponse:

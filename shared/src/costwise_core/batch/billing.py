@@ -16,6 +16,7 @@ __all__ = ["origin_of", "prompt_text", "write_down", "write_late"]
 
 _OPERATIONS: Final = {"/v1/embeddings": "embedding", "/v1/completions": "completion"}
 _DEEPEST: Final = 20
+_PIECE: Final = 60
 
 
 def origin_of(body: Mapping[str, Any]) -> str:
@@ -57,20 +58,21 @@ def write_down(
 ) -> None:
     """Write answers to the bills and ledgers around, each once."""
     for ident, endpoint, body, origin, processing, answer in rows:
-        known = _origin(origin)
+        known, asked = _origin(origin), _asked(body)
+        prompt = prompt_text(asked)
         writer = replace(
             active,
             tags=MappingProxyType({**active.tags, **known["tags"]}),
             baseline_model=known["baseline"] or active.baseline_model,
             processing=processing,
-            notes=_notes(ident, known["left_out"]),
+            notes=_notes(prompt, known["left_out"]),
         )
         writer.record(
             operation=_OPERATIONS.get(endpoint, "chat"),
-            model=_model(answer) or _model(_asked(body)),
+            model=_model(answer) or _model(asked),
             usage=usage_of(answer),
             id=f"batch:{ident}",
-            prompt=ident,
+            prompt=prompt,
         )
 
 
@@ -99,13 +101,18 @@ def _collect(value: Any, found: list[str], deepest: int) -> None:
             _collect(value.get(name), found, deepest - 1)
 
 
-def _notes(ident: str, left_out: Sequence[tuple[str, int, Any, str]]) -> Notes:
-    """Return what was left out of a prompt as notes that its id stands for."""
+def _notes(prompt: str, left_out: Sequence[tuple[str, int, Any, str]]) -> Notes:
+    """Return what was left out of a prompt as notes that are found by it again."""
     notes = Notes()
     for number, (stage, tokens, kind, why) in enumerate(left_out):
         notes.add(
             LeftOut(
-                stage=stage, tokens=tokens, pieces=(ident,), source=str(number), kind=kind, why=why
+                stage=stage,
+                tokens=tokens,
+                pieces=(prompt[:_PIECE],),
+                source=str(number),
+                kind=kind,
+                why=why,
             )
         )
     return notes

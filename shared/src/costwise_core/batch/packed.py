@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from costwise_core.batch.crowd import Crowd
+from costwise_core.context import current_request
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import ConfigError
 from costwise_core.protocols import Completer, TokenCounter
@@ -143,7 +144,7 @@ class PackedPrompts:
         sizes = [self._count(item) for item in items]
         groups = together(
             sizes,
-            most=self._most,
+            most=1 if current_request().unoptimised else self._most,
             max_item_tokens=self._max_item_tokens,
             max_tokens=self._max_tokens,
             spread=self._spread,

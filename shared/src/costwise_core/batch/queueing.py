@@ -214,7 +214,8 @@ class BatchQueue:
         if within is not None and not within > 0:
             raise ConfigError(f"within is in seconds from now and positive, got {within!r}.")
         due = None if within is None else now + within
-        direct = self._real_time and within is not None and within < 2 * self._reserve
+        hasty = within is not None and within < 2 * self._reserve
+        direct = self._real_time and (hasty or current_request().unoptimised)
         seen: Counter[str] = Counter()
         items, models, origins = [], [], []
         for request in requests:

@@ -6,7 +6,7 @@ often a premium for writing it, and loses the discount on everything that comes 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import takewhile
 
@@ -49,7 +49,6 @@ class Worth:
         return dollars(alone - compressed - compressor)
 
 
-@dataclass(frozen=True)
 class WhenWorthIt:
     """A compressor that asks first whether another one pays. Thread-safe, and async where that is.
 
@@ -97,30 +96,37 @@ class WhenWorthIt:
         'not_worth_it'
     """
 
-    compressor: Compressor
-    _: KW_ONLY
-    model: str
-    prices: PriceBook | None = None
-    compressor_usd: Decimal | float = 0
-    share: float = 0.0
-    cached: float = 0.0
-    behind: int = 0
-    stable: Callable[[Passage], bool] | None = None
-    min_tokens: int = 300
-
-    def __post_init__(self) -> None:
-        for name, share in (("share", self.share), ("cached", self.cached)):
-            if not 0 <= share <= 1:
-                raise ConfigError(f"{name} must be from 0 to 1, got {share!r}.")
-        if not (self._rate.is_finite() and self._rate >= 0):
-            raise ConfigError(f"compressor_usd must be at least 0, got {self.compressor_usd!r}.")
-        for name, tokens in (("behind", self.behind), ("min_tokens", self.min_tokens)):
+    def __init__(
+        self,
+        compressor: Compressor,
+        *,
+        model: str,
+        prices: PriceBook | None = None,
+        compressor_usd: Decimal | float = 0,
+        share: float = 0.0,
+        cached: float = 0.0,
+        behind: int = 0,
+        stable: Callable[[Passage], bool] | None = None,
+        min_tokens: int = 300,
+    ) -> None:
+        for name, value in (("share", share), ("cached", cached)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} must be from 0 to 1, got {value!r}.")
+        rate = Decimal(str(compressor_usd))
+        if not (rate.is_finite() and rate >= 0):
+            raise ConfigError(f"compressor_usd must be at least 0, got {compressor_usd!r}.")
+        for name, tokens in (("behind", behind), ("min_tokens", min_tokens)):
             if tokens < 0:
                 raise ConfigError(f"{name} must be at least 0, got {tokens!r}.")
-
-    @property
-    def _rate(self) -> Decimal:
-        return Decimal(str(self.compressor_usd))
+        self.compressor = compressor
+        self.model = model
+        self._prices = prices
+        self._rate = rate
+        self._share = share
+        self._cached = cached
+        self._behind = behind
+        self._stable = stable
+        self._min_tokens = min_tokens
 
     def compress(self, question: str, passages: Sequence[Passage]) -> Compressed:
         """Return what should go into the prompt; never raises for any text.
@@ -146,16 +152,16 @@ class WhenWorthIt:
             PriceError: if no price is known for the model.
         """
         # Who reads from the prompt cache also writes to it what is new, at its price for that.
-        read = round(before * self.cached)
-        caches = self.cached > 0 or self.behind > 0
+        read = round(before * self._cached)
+        caches = self._cached > 0 or self._behind > 0
         alone = Usage(
-            input_tokens=before + self.behind,
-            cache_read_tokens=read + self.behind,
+            input_tokens=before + self._behind,
+            cache_read_tokens=read + self._behind,
             cache_write_tokens=before - read if caches else 0,
         )
-        anew = after + self.behind
+        anew = after + self._behind
         compressed = Usage(input_tokens=anew, cache_write_tokens=anew if caches else 0)
-        prices = self.prices or shared_prices()
+        prices = self._prices or shared_prices()
         return Worth(
             alone_usd=prices.cost(alone, self.model).usd,
             compressed_usd=prices.cost(compressed, self.model).usd,
@@ -178,13 +184,13 @@ class WhenWorthIt:
 
         if not given:
             return unchanged("no_passages", "there are no passages")
-        if tokens < self.min_tokens:
-            why = f"{tokens:,} tokens are fewer than {self.min_tokens:,}, so nothing is compressed"
+        if tokens < self._min_tokens:
+            why = f"{tokens:,} tokens are fewer than {self._min_tokens:,}, so nothing is compressed"
             return unchanged("short", why)
-        prefix = tuple(takewhile(self.stable, given)) if self.stable else ()
+        prefix = tuple(takewhile(self._stable, given)) if self._stable else ()
         rest = given[len(prefix) :]
         before = self._count(rest)
-        expected = self.worth(before, round(before * self.share))
+        expected = self.worth(before, round(before * self._share))
         if expected.net <= 0:
             return unchanged("not_worth_it", self._why(expected, "would cost"))
         found: Compressed = yield from call(self.compressor.compress, question, rest)
@@ -215,8 +221,8 @@ class WhenWorthIt:
 
     def _why(self, worth: Worth, verb: str) -> str:
         alone = f"{usd(worth.alone_usd)} left alone"
-        if self.cached:
-            alone += f" with {self.cached:.0%} read from the prompt cache"
+        if self._cached:
+            alone += f" with {self._cached:.0%} read from the prompt cache"
         return (
             f"the text {verb} {usd(worth.compressed_usd)} compressed and {alone}; compressing it "
             f"{verb} {usd(worth.compressor_usd)}"

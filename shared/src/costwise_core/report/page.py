@@ -52,7 +52,8 @@ def _body(report: "Report") -> str:
     told = escape(period(report) + tags)
     tone = " good" if report.totals.net > 0 else " bad" if report.totals.net < 0 else ""
     paid = usd(report.totals.usd, places_of((report.totals.baseline, report.totals.usd)))
-    requests = f"{report.totals.calls:,} requests, {paid} paid"
+    calls = report.totals.calls
+    requests = f"{calls:,} request{'' if calls == 1 else 's'}, {paid} paid"
     parts = [
         f'<header><h1>Cost report</h1><p class="meta">{told} · made {made}</p></header>',
         f'<p class="hero{tone}">{escape(headline(report))}</p><p class="soft">{requests}</p>',

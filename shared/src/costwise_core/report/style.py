@@ -18,7 +18,7 @@ _DARK: Final = (
 _RULES: Final = """
 .cw{color:var(--ink);background:var(--paper);font:14px/1.5 system-ui,-apple-system,"Segoe UI",
 Roboto,"Helvetica Neue",sans-serif;font-variant-numeric:tabular-nums;text-align:left;
--webkit-text-size-adjust:100%;padding:24px;border-radius:8px}
+-webkit-text-size-adjust:100%;padding:24px;border-radius:8px;container-type:inline-size}
 .cw *{box-sizing:border-box}
 .cw h1,.cw h2,.cw h3,.cw p,.cw dl,.cw dd,.cw ol{margin:0;padding:0;border:0;color:inherit}
 .cw h1{font-size:15px;font-weight:600}
@@ -104,7 +104,9 @@ padding:12px 0;margin:0}
 .cw .advice p+p{font-size:12.5px;color:var(--soft);margin-top:2px}
 .cw .note{font-size:13px;color:var(--soft);max-width:90ch}
 .cw .note+.note{margin-top:4px}
-@media (max-width:560px){.cw{padding:16px}.cw .card{padding:16px}
+@media (max-width:560px){.cw{padding:16px}}
+@container (max-width:1000px){.cw .tiles{grid-template-columns:repeat(3,1fr)}}
+@container (max-width:560px){.cw .card{padding:16px}
 .cw ol.advice li{grid-template-columns:1fr}.cw .tiles{grid-template-columns:1fr 1fr}
 .cw .falls .picture{min-width:96px}
 .cw .falls :is(th,td):nth-child(4){display:none}

@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 
     mix = kind("mix", "some requests go to other models")
     mix.add_argument(
-        "--mix", type=_pair, nargs="+", required=True, metavar="MODEL=SHARE", help="the weakest first"
+        "--mix", type=_pair, nargs="+", required=True, metavar="MODEL=SHARE", help="weakest first"
     )
     cache = kind("cache", "stored answers serve some requests")
     cache.add_argument("--hit-rate", type=float, required=True)
