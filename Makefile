@@ -62,6 +62,8 @@ bench: setup ## Run the benchmarks on what ships
 	@$(PY) -m benchmarks.embed_agreement --json out/embed_agreement.json
 	@$(PY) -m benchmarks.ledger --json out/ledger.json
 	@$(PY) -m benchmarks.budget --stores memory sqlite --json out/budget.json
+	@$(PY) -m benchmarks.batch --json out/batch.json
+	@$(PY) -m benchmarks.alerts --json out/alerts.json
 	@$(PY) -m benchmarks.cache_pairs --json out/cache_pairs.json
 	@$(PY) -m benchmarks.cache_conversations --json out/cache_conversations.json
 	@$(PY) -m benchmarks.cache_stream --seeds 1 --json out/cache_stream.json

@@ -176,14 +176,14 @@ def hold(plan: Plan, ready: Any, results: Connection) -> None:
 
     def wait_for_the_end() -> None:
         held.append(1)
-        if len(held) == most:
-            results.send(most)
         time.sleep(3_600)
 
-    # Before the others begin, or they would leave it nothing.
     for _ in range(most):
         threading.Thread(target=gate, args=(1_500, MOST, 1, wait_for_the_end), daemon=True).start()
+    while len(held) < most:  # before the others begin, or they would leave it nothing
+        time.sleep(0.01)
     ready.wait()
+    results.send(most)
     time.sleep(3_600)
 
 

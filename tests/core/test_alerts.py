@@ -236,12 +236,12 @@ def test_usual_calls_are_nothing_to_talk_about():
 
 
 def test_too_few_calls_are_no_baseline():
-    calls = [*usual_calls(100), *(paid(n, sent=4000) for n in range(100, 190))]
+    calls = [*usual_calls(300), *(paid(n, sent=4000) for n in range(300, 390))]
     assert [one for one in through(calls) if one.kind == "cost"] == []
 
 
 def test_longer_prompts_are_told_with_their_cause():
-    calls = [*usual_calls(400), *(paid(n, sent=1600) for n in range(400, 430))]
+    calls = [*usual_calls(400), *(paid(n, sent=1600) for n in range(400, 460))]
     (found,) = through(calls)
     assert found.kind == "cost"
     assert found.subject == "faq with gpt-4o"
@@ -255,14 +255,14 @@ def test_longer_prompts_are_told_with_their_cause():
 
 
 def test_a_rise_of_less_than_asked_for_is_not_told():
-    calls = [*usual_calls(400), *(paid(n, sent=1100) for n in range(400, 430))]
+    calls = [*usual_calls(400), *(paid(n, sent=1100) for n in range(400, 460))]
     assert through(calls) == []
     assert [one.kind for one in through(calls, rise=0.02)] == ["cost"]
 
 
 def test_more_calls_for_a_request_are_told_as_that():
-    before = [paid(n, request=f"r{n}") for n in range(300)]
-    after = [paid(n, request=f"r{n // 3}") for n in range(900, 980)]
+    before = [paid(n, request=f"r{n}") for n in range(450)]
+    after = [paid(n, request=f"r{n // 3}") for n in range(900, 1060)]
     found = [one for one in through([*before, *after]) if one.kind == "cost"]
     assert [one.causes[0].name for one in found] == ["calls"]
     assert found[0].causes[0].after == pytest.approx(3.0, abs=0.1)
@@ -280,7 +280,7 @@ def test_a_response_cache_that_went_cold_is_told_as_that():
         )
 
     before = [hit(n) if n % 2 else paid(n) for n in range(600)]
-    after = [paid(n) for n in range(600, 640)]
+    after = [paid(n) for n in range(600, 660)]
     (found,) = through([*before, *after])
     assert (found.kind, found.causes[0].name) == ("cost", "hit rate")
     assert (found.causes[0].before, found.causes[0].after) == (pytest.approx(0.5, abs=0.02), 0.0)
@@ -288,7 +288,7 @@ def test_a_response_cache_that_went_cold_is_told_as_that():
 
 def test_a_prompt_cache_that_went_cold_is_told_as_that():
     before = [paid(n, sent=5000, cached=4000) for n in range(400)]
-    after = [paid(n, sent=5000) for n in range(400, 430)]
+    after = [paid(n, sent=5000) for n in range(400, 460)]
     found = {one.kind: one for one in through([*before, *after])}
     assert set(found) == {"cost", "prompt_cache"}
     assert found["cost"].causes[0].name == "prompt cache"
@@ -325,7 +325,7 @@ def test_a_minute_with_far_more_calls_is_told_before_it_is_over():
 def test_outliers_in_the_past_do_not_hide_a_rise():
     rng = random.Random(3)
     past = [paid(n, sent=50_000 if rng.random() < 0.005 else 1000) for n in range(800)]
-    found = through([*past, *(paid(n, sent=2000) for n in range(900, 930))])
+    found = through([*past, *(paid(n, sent=2000) for n in range(900, 960))])
     assert "cost" in {one.kind for one in found}
 
 
@@ -460,8 +460,8 @@ def test_through_track_an_alert_reaches_every_sink_and_a_bad_one_is_counted():
         raise KeyError("x")
 
     alerts = Alerts(bad, told.append)
-    alerts.record(usual_calls(300))
-    alerts.record([paid(300 + n, sent=2000) for n in range(30)])
+    alerts.record(usual_calls(400))
+    alerts.record([paid(400 + n, sent=2000) for n in range(60)])
     assert alerts.flush()
     assert [one.kind for one in told] == ["cost"]
     assert alerts.faults == {"KeyError": 1}

@@ -89,6 +89,17 @@ def test_the_text_shows_the_same_numbers():
         assert shown in html
 
 
+def test_what_serves_to_answer_is_paid_but_answers_nothing():
+    serving = [
+        call(str(n), usd="0.1", operation=name)
+        for n, name in enumerate(("embedding", "rerank", "vector_query"))
+    ]
+    bill = Bill([*serving, call("x"), hit("y", "1")])
+    assert (bill.calls, bill.paid_calls, bill.hits) == (2, 1, 1)
+    assert bill.usd == Decimal("1.3")
+    assert bill.steps[0].usd == Decimal("2.3")
+
+
 def test_a_loss_is_called_a_loss():
     bill = Bill([call("1"), call("2", usd="0.25", overhead=True)])
     assert bill.net == Decimal("-0.25")

@@ -79,6 +79,7 @@ def test_a_question_that_is_a_page_of_numbers_costs_no_square():
         ("Wie viele gewannen?", "Es waren 12.", "Es waren viele."),
         ("有多少人？", "有三百人。", "人都走了。"),
         ("Who built it?", "It was Gustave Eiffel.", "It was a man."),
+        ("Who built it when he was old?", "It was Gustave Eiffel.", "It was in 1889."),
         ("Who built the Eiffel Tower?", "It was Maurice Koechlin.", "The Eiffel Tower stands."),
         ("Wer baute ihn?", "Er wurde von Gustave Eiffel gebaut.", "er ist hoch."),
         ("Where is it?", "It stands in Paris.", "It stands there."),

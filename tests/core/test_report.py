@@ -180,8 +180,8 @@ def test_repeats_are_worth_what_was_paid_for_them_again():
     one = advice(found, "response_cache")
     assert (one.usd, one.bound) == (Decimal("0.60"), "at most")
     assert [(prompt.hash, prompt.paid_calls, prompt.hits) for prompt in found.prompts] == [
-        ("p", 3, 1),
         ("q", 1, 0),
+        ("p", 3, 1),
     ]
 
 

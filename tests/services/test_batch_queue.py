@@ -210,6 +210,16 @@ def test_a_near_deadline_is_worth_no_batch(server, kind, queue):
     assert not server.jobs
 
 
+def test_many_that_expire_are_seen_while_others_are_asked(server, kind, tmp_path):
+    with BatchQueue(tmp_path / "b.db", provider_of(server, kind)) as queue:
+        ids = queue.submit([ask(kind, f"q{number}") for number in range(250)], within=1.0)
+        answers = queue.as_completed(ids, every=60.0)
+        next(answers)
+        assert 1 < server.run_now.total() < 250
+        assert len(list(answers)) == 249
+    assert set(server.paid.values()) == {1}
+
+
 def test_a_held_out_request_is_asked_in_real_time(server, kind, queue):
     with scoped(unoptimised=True):
         ids = queue.submit([ask(kind, "q")])

@@ -95,18 +95,18 @@ class Bill:
 
     @property
     def calls(self) -> int:
-        """Requests: calls paid for and calls answered from the cache, without overhead."""
-        return sum(not record.overhead for record in self.records)
+        """Requests answered, by a model or from the cache; see `CallRecord.answers`."""
+        return sum(record.answers for record in self.records)
 
     @property
     def hits(self) -> int:
         """Requests answered from the cache."""
-        return sum(bool(record.tier) and not record.overhead for record in self.records)
+        return sum(bool(record.tier) and record.answers for record in self.records)
 
     @property
     def paid_calls(self) -> int:
         """Requests that reached the model."""
-        return sum(not record.overhead and not record.tier for record in self.records)
+        return sum(record.answers and not record.tier for record in self.records)
 
     @property
     def usage(self) -> Usage:

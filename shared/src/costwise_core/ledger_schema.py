@@ -101,7 +101,31 @@ _SECOND: Final = f"""
             WHERE typeof({_SAVED}) = 'integer' AND abs({_SAVED}) < {_MOST}
         ), 0),
         unpriced = usd IS NULL OR EXISTS (SELECT 1 FROM {_EACH_SAVING} WHERE {_SAVED} IS NULL)
-    WHERE savings <> '[]' OR usd IS NULL
+    WHERE savings <> '[]' OR usd IS NULL;;
+    CREATE TABLE savings (
+        stage BLOB NOT NULL,
+        kind TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        at REAL NOT NULL,
+        usd INTEGER,
+        tokens INTEGER NOT NULL,
+        PRIMARY KEY (stage, kind, seq)
+    ) WITHOUT ROWID;;
+    INSERT INTO savings
+        SELECT
+            CAST(json_extract(savings, one.fullkey || '[0]') AS BLOB),
+            json_extract(savings, one.fullkey || '[3]'),
+            seq,
+            at,
+            sum({_SAVED}),
+            sum(json_extract(savings, one.fullkey || '[2]'))
+        FROM calls, {_EACH_SAVING}
+        WHERE typeof(json_extract(savings, one.fullkey || '[0]')) = 'text'
+            AND json_extract(savings, one.fullkey || '[3]') IN ('measured', 'modelled', 'sampled')
+            AND typeof(json_extract(savings, one.fullkey || '[2]')) = 'integer'
+            AND coalesce(abs({_SAVED}), 0) < {_MOST}
+            AND typeof(at) = 'real'
+        GROUP BY 1, 2, 3
 """  # noqa: S608 - every name in it is written above
 
 SCHEMA: Final = (_FIRST, _SECOND)

@@ -92,6 +92,13 @@ class SQLiteLedger:
                 added = db.execute(_INSERT, (_series(db, record), *row))
                 if added.rowcount:
                     db.executemany(
+                        "INSERT INTO savings VALUES (?, ?, ?, ?, ?, ?)",
+                        [
+                            (stage, kind, added.lastrowid, record.at, usd, tokens)
+                            for (stage, kind), (usd, tokens) in _summed(record.savings).items()
+                        ],
+                    )
+                    db.executemany(
                         "INSERT OR IGNORE INTO tags VALUES (?, ?, ?)",
                         [
                             (_blob(name), _blob(value), added.lastrowid)
@@ -278,11 +285,30 @@ def _row(record: CallRecord) -> tuple[object, ...]:
     )
 
 
+def _summed(
+    savings: Iterable[Saving],
+) -> dict[tuple[bytes, str], tuple[int | None, int]]:
+    """Add up what one call saved, by stage and kind; None where no price is known."""
+    found: dict[tuple[bytes, str], tuple[int | None, int]] = {}
+    for one in savings:
+        key = (_blob(one.stage), one.kind)
+        usd, tokens = found.get(key, (None, 0))
+        if one.usd is not None:
+            usd = (usd or 0) + picodollars(one.usd)
+        found[key] = (usd, tokens + one.tokens)
+    return found
+
+
 def _delete(db: sqlite3.Connection, ident: bytes) -> bool:
     row = db.execute("SELECT seq, tags FROM calls WHERE id = ?", (ident,)).fetchone()
     if row is None:
         return False
     db.execute("DELETE FROM calls WHERE seq = ?", (row[0],))
+    stages = db.execute("SELECT DISTINCT stage, kind FROM savings").fetchall()
+    db.executemany(
+        "DELETE FROM savings WHERE stage = ? AND kind = ? AND seq = ?",
+        [(stage, kind.decode(), row[0]) for stage, kind in stages],
+    )
     try:
         tags = [(_blob(name), _blob(value), row[0]) for name, value in _tags(row[1])]
         db.executemany("DELETE FROM tags WHERE name = ? AND value = ? AND seq = ?", tags)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:  # numpy takes longer to import than all of costwise
     import numpy as np
@@ -293,6 +293,9 @@ class Saving:
     why: str = ""
 
 
+_SERVING: Final = frozenset({"embedding", "rerank", "vector_query"})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallRecord:
     """One line of the ledger: a paid call, or one that costwise made unnecessary.
@@ -331,6 +334,14 @@ class CallRecord:
     why: str = ""
     prompt_hash: str = ""
     prefix_hash: str = ""
+
+    @property
+    def answers(self) -> bool:
+        """Whether a request was answered by this, from a model or the cache.
+
+        Not so for what serves to answer one: embeddings, reranking, searches, costwise's own calls.
+        """
+        return not self.overhead and self.operation not in _SERVING
 
 
 def frozen_tags(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -22,13 +22,18 @@ __all__ = [
     "HELD_BY",
     "OFFERED",
     "bounded",
+    "innermost",
+    "input_tokens",
     "is_hit",
+    "media_in",
     "model_name",
+    "offered_text",
     "output_bound",
     "payment_for",
     "payment_from_run",
     "produced",
     "reported",
+    "texts_sent",
 ]
 
 HELD_BY: Final = "costwise_budgets"
@@ -78,21 +83,36 @@ def _payment(
     *,
     live: bool = False,
 ) -> Payment:
-    texts = [_sent(message) for message in messages]
-    offered = {key: kwargs[key] for key in OFFERED if kwargs.get(key)}
+    texts = texts_sent(messages)
     return Payment(
         budgets,
         model=name,
-        input_tokens=sent_tokens(
-            texts,
-            name,
-            offered=json.dumps(offered, default=_schema) if offered else "",
-            media=sum(_media(message) for message in messages),
-        ),
+        input_tokens=input_tokens(name, messages, kwargs),
         output_tokens=most,
         tags={**_tags(kwargs), "prompt": digest(texts)},
         live=live,
     )
+
+
+def input_tokens(name: str, messages: Sequence[BaseMessage], kwargs: Mapping[str, Any]) -> int:
+    """Return how many tokens are sent to a model, rather too many than too few."""
+    return sent_tokens(
+        texts_sent(messages),
+        name,
+        offered=offered_text(kwargs),
+        media=sum(len(media_in(message)) for message in messages),
+    )
+
+
+def texts_sent(messages: Sequence[BaseMessage]) -> list[str]:
+    """Return what is sent of each message, as text."""
+    return [_sent(message) for message in messages]
+
+
+def offered_text(kwargs: Mapping[str, Any]) -> str:
+    """Return the tools and schemas that are sent besides, as text."""
+    offered = {key: kwargs[key] for key in OFFERED if kwargs.get(key)}
+    return json.dumps(offered, default=_schema) if offered else ""
 
 
 def payment_from_run(
@@ -130,8 +150,8 @@ def output_bound(model: BaseChatModel, kwargs: Mapping[str, Any], most: int) -> 
     given = bound_in(kwargs)
     if given is not None:
         return given
-    name = _setting(_innermost(model))
-    own = getattr(_innermost(model), name) if name else None
+    name = _setting(innermost(model))
+    own = getattr(innermost(model), name) if name else None
     return min(own, most) if is_bound(own) else most
 
 
@@ -204,8 +224,13 @@ def _text(content: str | list[str | dict[str, Any]]) -> str:
     return "".join(parts)
 
 
-def _media(message: BaseMessage) -> int:
-    return sum(_is_media(block) for block in message.content if isinstance(block, dict))
+def media_in(message: BaseMessage) -> list[str]:
+    """Return the kinds of the pictures, sounds and files in a message, as its blocks call them."""
+    return [
+        str(block.get("type"))
+        for block in message.content
+        if isinstance(block, dict) and _is_media(block)
+    ]
 
 
 def _is_media(block: Mapping[str, Any]) -> bool:
@@ -213,8 +238,9 @@ def _is_media(block: Mapping[str, Any]) -> bool:
     return kind.startswith(("image", "audio", "input_audio", "video", "file", "document", "media"))
 
 
-def _innermost(model: BaseChatModel) -> BaseChatModel:
-    return _innermost(model.model) if isinstance(model, ChatWrapper) else model
+def innermost(model: BaseChatModel) -> BaseChatModel:
+    """Return the model behind all wrappers."""
+    return innermost(model.model) if isinstance(model, ChatWrapper) else model
 
 
 def _setting(model: BaseChatModel) -> str:

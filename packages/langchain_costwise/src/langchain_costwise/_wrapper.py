@@ -27,6 +27,7 @@ from langchain_costwise.cache import SAID, with_said
 __all__ = [
     "TOLD_TAGS",
     "ChatWrapper",
+    "ToldModel",
     "aask",
     "alive",
     "ask",
@@ -53,7 +54,74 @@ _SHARED = (
 )
 
 
-class ChatWrapper(BaseChatModel):
+class ToldModel(BaseChatModel):
+    """Is told what the caller's config says of a request, which LangChain does not pass on."""
+
+    def invoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Answer one prompt."""
+        return super().invoke(input, config, stop=stop, **told(config, kwargs))
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Do what `invoke` does, without blocking the event loop."""
+        return await super().ainvoke(input, config, stop=stop, **told(config, kwargs))
+
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Answer one prompt piece by piece."""
+        yield from super().stream(input, config, stop=stop, **told(config, kwargs))
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Do what `stream` does, without blocking the event loop."""
+        async for chunk in super().astream(input, config, stop=stop, **told(config, kwargs)):
+            yield chunk
+
+    def stream_events(
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Do what `stream` does, as events."""
+        return super().stream_events(input, config, **told(config, kwargs))
+
+    def astream_events(
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Do what `astream` does, as events."""
+        return super().astream_events(input, config, **told(config, kwargs))
+
+
+class ChatWrapper(ToldModel):
     """Is the model it wraps to the outside, and one run for callbacks and usage counters.
 
     A subclass says what a call is: `_generate`, `_stream` and their twins, which call the model
@@ -145,71 +213,6 @@ class ChatWrapper(BaseChatModel):
             )
         return runnable
 
-    # --- the caller's config, which a direct call does not pass on -------------------------------
-
-    def invoke(
-        self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """Answer one prompt."""
-        return super().invoke(input, config, stop=stop, **told(config, kwargs))
-
-    async def ainvoke(
-        self,
-        input: LanguageModelInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """Do what `invoke` does, without blocking the event loop."""
-        return await super().ainvoke(input, config, stop=stop, **told(config, kwargs))
-
-    def stream(
-        self,
-        input: LanguageModelInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Iterator[AIMessageChunk]:
-        """Answer one prompt piece by piece."""
-        yield from super().stream(input, config, stop=stop, **told(config, kwargs))
-
-    async def astream(
-        self,
-        input: LanguageModelInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[AIMessageChunk]:
-        """Do what `stream` does, without blocking the event loop."""
-        async for chunk in super().astream(input, config, stop=stop, **told(config, kwargs)):
-            yield chunk
-
-    def stream_events(
-        self,
-        input: LanguageModelInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Do what `stream` does, as events."""
-        return super().stream_events(input, config, **told(config, kwargs))
-
-    def astream_events(
-        self,
-        input: LanguageModelInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Do what `astream` does, as events."""
-        return super().astream_events(input, config, **told(config, kwargs))
-
 
 def told(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Add what a config says of a request to the arguments."""
@@ -300,4 +303,4 @@ def complete(result: ChatResult) -> list[ChatGeneration]:
 
 
 def _for(model: BaseChatModel, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(kwargs) if isinstance(model, ChatWrapper) else without_told(kwargs)
+    return dict(kwargs) if isinstance(model, ToldModel) else without_told(kwargs)

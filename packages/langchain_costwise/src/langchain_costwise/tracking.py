@@ -3,13 +3,13 @@
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
@@ -27,7 +27,7 @@ from costwise_core.usage import at_least, estimate_usage, processing_of
 from costwise_core.usage import usage_of as read_usage
 from langchain_costwise._answers import saved_usage, usage_of
 
-__all__ = ["track"]
+__all__ = ["track", "unshown"]
 
 _handler: ContextVar[BaseCallbackHandler | None] = ContextVar("costwise_handler", default=None)
 
@@ -190,40 +190,71 @@ class _Recording(BaseCallbackHandler):
         if started is None:
             return
         try:
-            self._record(run_id, started, response, why)
+            answers = [item for row in response.generations for item in row] if response else []
+            if why and not any(map(_words, answers)):
+                return  # failed before the first word: nothing came, nothing is known to be paid
+            _write(str(run_id), started, answers, response, broke=bool(why), why=why)
         except Exception as error:  # noqa: BLE001 - bookkeeping never breaks the user's call
             for bill in started.recorder.bills:
                 bill.count_fault(error)
 
-    def _record(
-        self, run_id: UUID, started: _Started, response: LLMResult | None, why: str
-    ) -> None:
-        answers = [item for row in response.generations for item in row] if response else []
-        if why and not any(_words(item) for item in answers):
-            return  # failed before the first word: nothing came, nothing is known to be paid
-        told = _told(answers)
-        call: dict[str, Any] = {
-            "id": str(run_id),
-            "operation": started.operation,
-            "model": _answering_model(told, response) or started.model,
-            "prompt": started.text(),
-            "seconds": time.monotonic() - started.at,
-        }
-        marker = told.get("costwise")
-        tier = marker.get("hit") if isinstance(marker, Mapping) else None
-        if isinstance(marker, Mapping) and tier in {"exact", "near"}:
-            started.recorder.record(
-                **call,
-                tier=tier,
-                usage_then=saved_usage(marker),
-                why=str(marker.get("why", "")),
-            )
-        elif not _cached_elsewhere(answers):
-            usage = _reported(answers, response)
-            if usage is None or why:
-                words = "\n".join(map(_words, answers))
-                usage = at_least(usage, estimate_usage(call["prompt"], words, call["model"]))
-            started.recorder.record(**call, usage=usage, processing=processing_of(told), why=why)
+
+def _write(
+    ident: str,
+    started: _Started,
+    answers: Sequence[Generation],
+    response: LLMResult | None,
+    *,
+    broke: bool = False,
+    why: str = "",
+) -> None:
+    told = _told(answers)
+    marker = told.get("costwise")
+    marker = marker if isinstance(marker, Mapping) else {}
+    call: dict[str, Any] = {
+        "id": ident,
+        "operation": started.operation,
+        "model": _first_text(marker, ("priced_as",))
+        or _answering_model(told, response)
+        or started.model,
+        "prompt": started.text(),
+        "seconds": time.monotonic() - started.at,
+    }
+    baseline = _first_text(marker, ("baseline",)) or started.recorder.baseline_model
+    writer = replace(started.recorder, baseline_model=baseline)
+    if marker.get("hit") in {"exact", "near"}:
+        writer.record(
+            **call,
+            tier=marker["hit"],
+            usage_then=saved_usage(marker),
+            why=str(marker.get("why", "")),
+        )
+    elif not _cached_elsewhere(answers):
+        usage = _reported(answers, response)
+        if usage is None or broke:
+            words = "\n".join(map(_words, answers))
+            usage = at_least(usage, estimate_usage(call["prompt"], words, call["model"]))
+        writer.record(**call, usage=usage, processing=processing_of(told), why=why)
+
+
+def unshown(
+    model: str, messages: Sequence[BaseMessage]
+) -> Callable[[Sequence[Generation], str], None]:
+    """Note that a call begins which is no run of its own: nobody else writes it down.
+
+    Args:
+        model: Under what it is priced.
+        messages: The prompt.
+
+    Returns:
+        What writes the call down as costwise's own cost, given its answer and why nobody sees it.
+    """
+    active = recorder()
+    if active is None:
+        return lambda answers, why: None  # noqa: ARG005
+    own = replace(active, overhead=True)
+    started = _Started(recorder=own, operation="chat", model=model, prompt=messages)
+    return lambda answers, why: _write(uuid4().hex, started, answers, None, why=why)
 
 
 def _told(answers: Sequence[Generation]) -> Mapping[str, Any]:

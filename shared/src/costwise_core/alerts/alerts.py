@@ -40,7 +40,7 @@ class Alerts:
 
     Calls, for each feature and model, at most once an hour each: a request costs more than `rise`
     over its baseline (with the causes), a call or a minute takes unusually many tokens, the
-    provider's prompt cache is read less. The first 200 requests (50 calls, 30 minutes) are learned
+    provider's prompt cache is read less. The first 400 requests (50 calls, 30 minutes) are learned
     from.
 
     Args:

@@ -21,11 +21,11 @@ from costwise_core.types import CallRecord
 
 __all__ = ["BATCH", "LEAST_BATCHES", "LEAST_CALLS", "LEAST_MINUTES", "Watch"]
 
-BATCH: Final = 25
+BATCH: Final = 50
 """Requests that are compared together."""
 
 LEAST_BATCHES: Final = 8
-"""Batches before there is a baseline of the cost per request: 200 requests."""
+"""Batches before there is a baseline of the cost per request: 400 requests."""
 
 LEAST_CALLS: Final = 50
 """Paid calls before there is one of their tokens."""
@@ -91,7 +91,7 @@ class Watch:
         ...         id=str(n), at=float(n), operation="chat", model="gpt-4o", usd=dollars(cost),
         ...         usage=Usage(input_tokens=1000), tags=(("feature", "faq"),),
         ...     )
-        ...     for n, cost in enumerate([2_500_000_000] * 200 + [3_500_000_000] * 26)
+        ...     for n, cost in enumerate([2_500_000_000] * 400 + [3_500_000_000] * 51)
         ... ]
         >>> watch = Watch(PriceBook(), rise=0.2)
         >>> [str(alert) for call in calls for alert in watch.see(call)]

@@ -26,8 +26,10 @@ __all__ = ["BatchQueue"]
 
 _WINDOW_SECONDS: Final = 25 * 3600.0
 """Providers end a batch within 24 hours; what has no answer then is asked in real time."""
-_LEASE_SECONDS: Final = 900.0
+_LEASE_SECONDS: Final = 2400.0
+"""What a process that died was asking is asked again then: longer than any call lasts."""
 _AT_ONCE: Final = 8
+_ROUNDS: Final = 25
 _KEPT_AT_ONCE: Final = 500
 _LONGEST_BACK_OFF: Final = 3600.0
 
@@ -150,7 +152,7 @@ class BatchQueue:
 
         Args:
             ids: Which requests; None is all in the queue.
-            every: Seconds between two steps.
+            every: Seconds until the next step when one brought nothing; well below `reserve`.
 
         Raises:
             ConfigError: if an id is not in the queue.
@@ -159,10 +161,11 @@ class BatchQueue:
         left = run(call(self._known, ids))
         while left:
             self.step()
+            before = len(left)
             for answer in self._file.ended(left):
                 del left[answer.id]
                 yield answer
-            if left:
+            if len(left) == before:
                 time.sleep(every)
 
     async def aas_completed(
@@ -172,10 +175,11 @@ class BatchQueue:
         left = await arun(call(self._known, ids))
         while left:
             await self.astep()
+            before = len(left)
             for answer in await asyncio.to_thread(lambda: list(self._file.ended(left))):
                 del left[answer.id]
                 yield answer
-            if left:
+            if len(left) == before:
                 await asyncio.sleep(every)
 
     def answers(self, ids: Collection[str]) -> list[BatchAnswer]:
@@ -419,11 +423,12 @@ class BatchQueue:
         )
 
     def _ask_now(self) -> Flow[None]:
-        while items := (
-            yield from call(
+        for _ in range(_ROUNDS):  # answers are to be seen before thousands of others are asked for
+            items = yield from call(
                 self._file.claim_direct, self._clock(), most=_AT_ONCE, lease=_LEASE_SECONDS
             )
-        ):
+            if not items:
+                return
             yield from call(self._crowd.all, [self._ask_one(item) for item in items])
 
     def _ask_one(self, item: Item) -> Flow[None]:

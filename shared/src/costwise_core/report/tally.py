@@ -4,6 +4,7 @@ A million records are never made into objects: what leaves the file are sums ove
 over days and over prompts.
 """
 
+import heapq
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,13 @@ DAY: Final = 86_400
 _TOP_PROMPTS: Final = 20
 _LAST_MOMENT: Final = 253_402_300_799
 """The last second of the year 9999."""
+_SOUND: Final = (
+    # The plus keeps SQLite from going by this instead of the day it is asked for.
+    f"typeof(at) = 'real' AND +at BETWEEN 0 AND {_LAST_MOMENT} "
+    "AND typeof(usd) IN ('integer', 'null')"
+)
+"""A damaged amount is no amount, and a time no calendar has is none: such records are left out."""
+_EVERYTHING: Final = f"1 AND {_SOUND}"
 _CACHE_SECONDS: Final = 300
 """How long providers keep a prompt prefix at least."""
 
@@ -121,20 +129,16 @@ def read_tally(db: sqlite3.Connection, where: str, values: Sequence[object]) -> 
     Raises:
         sqlite3.Error: if the file cannot be read.
     """
-    # A damaged amount is no amount, and a time no calendar has is none. Records with such are
-    # passed over, here as everywhere.
-    chosen = (
-        f"{where} AND typeof(at) = 'real' AND at BETWEEN 0 AND {_LAST_MOMENT} "
-        "AND typeof(usd) IN ('integer', 'null')"
-    )
+    chosen = f"{where} AND {_SOUND}"
     db.execute("BEGIN")
     try:
+        prompts, repeats = _prompts(db, chosen, values)
         return Tally(
             groups=_groups(db, chosen, values),
             days=_days(db, chosen, values),
             stages=_stages(db, chosen, values),
-            prompts=_prompts(db, chosen, values),
-            repeats=_repeats(db, chosen, values),
+            prompts=prompts,
+            repeats=repeats,
             prefixes=_prefixes(db, chosen, values),
             damaged=_count(db, where, values) - _count(db, chosen, values),
         )
@@ -148,6 +152,22 @@ _SUMS: Final = (
     f"count(*), sum(usd / {_HIGH}), sum(usd % {_HIGH}), sum(saved / {_HIGH}), "
     f"sum(saved % {_HIGH}), sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), "
     "sum(cache_write_tokens), sum(unpriced), sum(estimated), total(seconds)"
+)
+_OWN_SUMS: Final = "coalesce(sum(overhead), 0), " + ", ".join(
+    f"coalesce(sum({what}) FILTER (WHERE overhead), 0)"
+    for what in (
+        f"usd / {_HIGH}",
+        f"usd % {_HIGH}",
+        f"saved / {_HIGH}",
+        f"saved % {_HIGH}",
+        "input_tokens",
+        "output_tokens",
+        "cache_read_tokens",
+        "cache_write_tokens",
+        "unpriced",
+        "estimated",
+        "seconds",
+    )
 )
 _PAID: Final = "tier = '' AND NOT overhead"
 
@@ -175,69 +195,90 @@ def _groups(
 def _days(
     db: sqlite3.Connection, where: str, values: Sequence[object]
 ) -> list[tuple[tuple[int, bool, bool], Numbers]]:
-    rows = db.execute(
-        f"SELECT CAST(at / {DAY} AS INTEGER), overhead, tier <> '', {_SUMS} "  # noqa: S608
-        f"FROM calls WHERE {where} GROUP BY 1, 2, 3",
-        values,
+    """Sum up day by day along the index of times, since sorting all records would cost more."""
+    first = f"SELECT min(at) FROM calls WHERE {where} AND at >= ?"  # noqa: S608
+    sums = (
+        f"SELECT {_SUMS}, coalesce(sum(tier <> '' AND NOT overhead), 0), {_OWN_SUMS} "  # noqa: S608
+        f"FROM calls WHERE {where} AND at >= ? AND at < ?"
     )
-    return [((row[0], bool(row[1]), bool(row[2])), _numbers(row[3:])) for row in rows]
+    found = []
+    after = 0.0
+    while (at := db.execute(first, (*values, after)).fetchone()[0]) is not None:
+        day = int(at // DAY)
+        after = float((day + 1) * DAY)
+        row = db.execute(sums, (*values, day * DAY, after)).fetchone()
+        every, hits, own = _numbers(row[:12]), int(row[12]), _numbers(row[13:])
+        rest = Numbers._make(one - other for one, other in zip(every, own, strict=True))
+        # Of hits only the number is told apart: what they saved is in the sums of all requests.
+        found += [
+            ((day, False, False), rest._replace(calls=rest.calls - hits)),
+            ((day, False, True), Numbers(hits, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)),
+            ((day, True, False), own),
+        ]
+    return found
 
 
 def _stages(
     db: sqlite3.Connection, where: str, values: Sequence[object]
 ) -> list[tuple[str, str, int, int, int]]:
-    usd = "json_extract(savings, one.fullkey || '[1]')"
-    tokens = "json_extract(savings, one.fullkey || '[2]')"
+    inner = "" if where == _EVERYTHING else f"WHERE seq IN (SELECT seq FROM calls WHERE {where})"  # noqa: S608
     rows = db.execute(
-        "SELECT json_extract(savings, one.fullkey || '[0]'), "  # noqa: S608
-        f"json_extract(savings, one.fullkey || '[3]'), count(*), "
-        f"sum({usd} / {_HIGH}), sum({usd} % {_HIGH}), sum({tokens}) FROM calls, "
-        "json_each(CASE WHEN json_valid(savings) THEN savings ELSE '[]' END) AS one "
-        f"WHERE {where} AND savings <> '[]' AND typeof({usd}) IN ('integer', 'null') "
-        f"AND typeof({tokens}) = 'integer' GROUP BY 1, 2",
-        values,
+        f"SELECT stage, kind, count(*), sum(usd / {_HIGH}), sum(usd % {_HIGH}), sum(tokens) "  # noqa: S608
+        f"FROM savings {inner} GROUP BY 1, 2",
+        values if inner else (),
     )
     return [
         (_text(row[0]), _text(row[1]), row[2], _money(row[3], row[4]), int(row[5])) for row in rows
     ]
 
 
-def _prompts(db: sqlite3.Connection, where: str, values: Sequence[object]) -> list[PromptNumbers]:
+def _prompts(
+    db: sqlite3.Connection, where: str, values: Sequence[object]
+) -> tuple[list[PromptNumbers], Repeats]:
+    """Read every prompt's cost once, keeping the dearest and the sum over repeated ones."""
+    rows = db.execute(
+        f"SELECT prompt_hash, count(*), sum(usd) FROM calls WHERE {where} "  # noqa: S608
+        f"AND prompt_hash <> x'' AND {_PAID} GROUP BY 1",
+        values,
+    )
+    prompts = again = usd = 0
+    dearest: list[tuple[int, bytes]] = []
+    for name, calls, paid in rows:
+        if calls > 1:
+            prompts, again = prompts + 1, again + calls - 1
+            usd += (paid or 0) - (paid or 0) // calls
+        if len(dearest) < _TOP_PROMPTS:
+            heapq.heappush(dearest, (paid or 0, name))
+        elif (paid or 0) > dearest[0][0]:
+            heapq.heapreplace(dearest, (paid or 0, name))
+    ranked = [name for _, name in sorted(dearest, key=lambda one: (-one[0], one[1]))]
+    return _dearest(db, where, values, ranked), Repeats(prompts, again, usd)
+
+
+def _dearest(
+    db: sqlite3.Connection, where: str, values: Sequence[object], ranked: Sequence[bytes]
+) -> list[PromptNumbers]:
     rows = db.execute(
         f"SELECT prompt_hash, model, series, sum({_PAID}), sum(tier <> ''), "  # noqa: S608
-        f"sum(usd / {_HIGH}) AS high, sum(usd % {_HIGH}), sum(input_tokens), sum(output_tokens) "
-        f"FROM calls WHERE {where} AND prompt_hash <> x'' GROUP BY 1 "
-        f"ORDER BY high DESC, 1 LIMIT {_TOP_PROMPTS}",
-        values,
+        f"sum(usd / {_HIGH}), sum(usd % {_HIGH}), sum(input_tokens), sum(output_tokens) "
+        f"FROM calls WHERE {where} AND NOT overhead "
+        f"AND prompt_hash IN ({', '.join('?' * len(ranked))}) GROUP BY 1",
+        (*values, *ranked),
     ).fetchall()
-    features = {
-        row[2]: db.execute("SELECT feature FROM series WHERE id = ?", (row[2],)).fetchone()
-        for row in rows
-    }
-    return [
-        PromptNumbers(
-            _text(row[0]),
-            _text(row[1]),
-            _text((features[row[2]] or (b"",))[0]),
-            int(row[3]),
-            int(row[4]),
-            _money(row[5], row[6]),
-            int(row[7]),
-            int(row[8]),
+    found = {}
+    for name, model, series, paid_calls, hits, usd, low, sent, produced in rows:
+        feature = db.execute("SELECT feature FROM series WHERE id = ?", (series,)).fetchone()
+        found[name] = PromptNumbers(
+            _text(name),
+            _text(model),
+            _text(feature[0] if feature else b""),
+            int(paid_calls),
+            int(hits),
+            _money(usd, low),
+            int(sent),
+            int(produced),
         )
-        for row in rows
-    ]
-
-
-def _repeats(db: sqlite3.Connection, where: str, values: Sequence[object]) -> Repeats:
-    prompts, again, usd, low = db.execute(
-        f"SELECT count(*), sum(n - 1), sum((paid - paid / n) / {_HIGH}), "  # noqa: S608
-        f"sum((paid - paid / n) % {_HIGH}) FROM ("
-        f"SELECT count(*) AS n, coalesce(sum(usd), 0) AS paid FROM calls WHERE {where} "
-        f"AND prompt_hash <> x'' AND {_PAID} GROUP BY prompt_hash HAVING n > 1)",
-        values,
-    ).fetchone()
-    return Repeats(prompts, int(again or 0), _money(usd, low))
+    return [found[name] for name in ranked]
 
 
 def _prefixes(db: sqlite3.Connection, where: str, values: Sequence[object]) -> list[Prefixes]:
