@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -25,6 +26,9 @@ class Provider(ThreadingHTTPServer):
         self.fails = 0  # times, before it answers
         self.sent = 0  # words of streams that were written out
         self.breaks_after: int | None = None
+        self.delay = 0.0  # seconds before it says anything
+        self.error = "no"  # what it says when it fails
+        self.headers: dict[str, str] = {}  # of a failure
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -47,10 +51,11 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server.asked.append(asked)
+        time.sleep(server.delay)
         if server.status != 200 or server.fails:
             server.fails = max(0, server.fails - 1)
             status = server.status if server.status != 200 else 500
-            self._send({"error": {"message": "no", "type": "server_error"}}, status)
+            self._send({"error": {"message": server.error, "type": "server_error"}}, status)
             return
         base = {"id": f"c{len(server.asked)}", "created": 1, "model": asked["model"]}
         tools = asked.get("tools")
@@ -108,6 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Connection", "close")
+        for name, value in (self.server.headers if status != 200 else {}).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -82,12 +83,26 @@ def test_an_archive_is_read_by_time_and_tags(tmp_path):
 def test_without_an_archive_old_records_are_deleted_with_all_that_names_them(tmp_path):
     path = tmp_path / "ledger.db"
     with SQLiteLedger(path) as ledger:
-        ledger.record([call("a"), call("b", at=50 * DAY)])
+        ledger.record([call("a", savings=FULL.savings), call("b", at=50 * DAY)])
         kept = retain_calls(ledger, Retention(keep_days=1), clock=lambda: 51 * DAY)
         assert (kept.archived, kept.deleted) == (0, 1)
         with ledger._file.reading() as db:
             assert db.execute("SELECT value FROM tags").fetchall() == [(b"ub",)]
             assert db.execute("SELECT user FROM series").fetchall() == [(b"ub",)]
+            assert not db.execute("SELECT * FROM savings").fetchall()
+
+
+@pytest.mark.parametrize("column", ["tags", "savings"])
+@pytest.mark.parametrize("value", ["{", "[[1, 2, 3, 4, 5]]", "[[[], 0, 0, {}, 0]]", "7"])
+def test_a_damaged_record_is_deleted_with_all_that_names_it(tmp_path, column, value):
+    with SQLiteLedger(tmp_path / "ledger.db") as ledger:
+        ledger.record([replace(FULL, id="a", tags=(("user", "ann"),)), call("b")])
+        with ledger._file.writing() as db:
+            db.execute(f"UPDATE calls SET {column} = ? WHERE id = ?", (value, b"a"))
+        assert ledger.delete(["a", "missing"]) == 1
+        with ledger._file.reading() as db:
+            assert db.execute("SELECT value FROM tags").fetchall() == [(b"ub",)]
+            assert not db.execute("SELECT * FROM savings").fetchall()
 
 
 def test_a_policy_that_makes_no_sense_is_refused():

@@ -300,20 +300,24 @@ def _summed(
 
 
 def _delete(db: sqlite3.Connection, ident: bytes) -> bool:
-    row = db.execute("SELECT seq, tags FROM calls WHERE id = ?", (ident,)).fetchone()
-    if row is None:
+    found = db.execute("SELECT seq, tags, savings FROM calls WHERE id = ?", (ident,)).fetchone()
+    if found is None:
         return False
-    db.execute("DELETE FROM calls WHERE seq = ?", (row[0],))
-    stages = db.execute("SELECT DISTINCT stage, kind FROM savings").fetchall()
-    db.executemany(
-        "DELETE FROM savings WHERE stage = ? AND kind = ? AND seq = ?",
-        [(stage, kind.decode(), row[0]) for stage, kind in stages],
-    )
+    seq, tags, savings = found
+    db.execute("DELETE FROM calls WHERE seq = ?", (seq,))
     try:
-        tags = [(_blob(name), _blob(value), row[0]) for name, value in _tags(row[1])]
-        db.executemany("DELETE FROM tags WHERE name = ? AND value = ? AND seq = ?", tags)
-    except (ValueError, TypeError):  # damaged, so they must be looked for
-        db.execute("DELETE FROM tags WHERE seq = ?", (row[0],))
+        db.executemany(
+            "DELETE FROM tags WHERE name = ? AND value = ? AND seq = ?",
+            [(_blob(name), _blob(value), seq) for name, value in _tags(tags)],
+        )
+        db.executemany(
+            "DELETE FROM savings WHERE stage = ? AND kind = ? AND seq = ?",
+            [(_blob(stage), kind, seq) for stage, _, _, kind, _ in json.loads(savings)],
+        )
+    except (ValueError, TypeError, AttributeError, sqlite3.InterfaceError, RecursionError):
+        # What is damaged does not say where its rows are, so they must be looked for.
+        db.execute("DELETE FROM tags WHERE seq = ?", (seq,))
+        db.execute("DELETE FROM savings WHERE seq = ?", (seq,))
     return True
 
 
