@@ -20,7 +20,7 @@ ASKED = [ChatMessage(content="What is the moon?")]
 
 
 def answers(bill):
-    """Return the calls that are no embedding: the cache's own embed model is on the bill as well."""
+    """Return the calls that are no embedding: those of the cache are on the bill as well."""
     return [record for record in bill.records if record.operation != "embedding"]
 
 

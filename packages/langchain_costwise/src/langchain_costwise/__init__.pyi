@@ -31,5 +31,8 @@ from langchain_costwise.middleware import SemanticCacheMiddleware as SemanticCac
 from langchain_costwise.packed import packed_prompts as packed_prompts
 from langchain_costwise.prompt_cache import PromptCachedChatModel as PromptCachedChatModel
 from langchain_costwise.retriever import CachedRetriever as CachedRetriever
+from langchain_costwise.routers import Cascade as Cascade
+from langchain_costwise.routers import CostRouter as CostRouter
+from langchain_costwise.routers import Fallback as Fallback
 from langchain_costwise.tool_results import CompressionMiddleware as CompressionMiddleware
 from langchain_costwise.tracking import track as track

@@ -216,6 +216,7 @@ def _write(
         "operation": started.operation,
         "model": _first_text(marker, ("priced_as",))
         or _answering_model(told, response)
+        or _first_text(marker, ("model",))
         or started.model,
         "prompt": started.text(),
         "seconds": time.monotonic() - started.at,

@@ -1,0 +1,1 @@
+"""Judges: how good an answer is, without knowing the right one."""
