@@ -18,10 +18,10 @@ from pathlib import Path
 from benchmarks._common import DATA, Clock, arguments, finish, versions
 from benchmarks._rag import labelled
 from costwise_core.compress.extractive import ExtractiveCompressor
-from costwise_core.compress.promise import LabelledQuestion
 from costwise_core.embed.cached import CachedEmbedder
 from costwise_core.embed.onnx import OnnxEmbedder
 from costwise_core.embed.vectors import SQLiteVectors
+from costwise_core.labelled import LabelledQuestion
 from costwise_core.passages import Passage
 from costwise_core.protocols import Compressor, Embedder, TokenCounter
 from costwise_core.score.bm25 import BM25

@@ -1,6 +1,7 @@
 """The sentences that answer the question, word for word; the rest left out."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,10 +13,10 @@ from costwise_core.compress.filling import Room
 from costwise_core.compress.fusion import Scores, relevance
 from costwise_core.compress.hops import asks_several, bridged, name_of
 from costwise_core.compress.pieces import Piece, cut, shortened
-from costwise_core.compress.pins import pinned
+from costwise_core.compress.pins import answers_wh, pinned
 from costwise_core.drive import Flow, arun, call, run
 from costwise_core.errors import ConfigError, VectorError
-from costwise_core.passages import GAP, Compressed, Dropped, Passage
+from costwise_core.passages import GAP, Compressed, Dropped, Passage, tokens_of
 from costwise_core.protocols import Embedder, TokenCounter
 from costwise_core.score.bm25 import bm25_words
 from costwise_core.text.segments import Segment
@@ -28,8 +29,9 @@ __all__ = ["ExtractiveCompressor"]
 _ALONE: Final = 0.1
 """Share of all tokens that goes by the question alone; what one passage answers is found in it."""
 
-_ALONE_IF_SEVERAL: Final = 0.03
-_PINS: Final = 0.5
+_ALONE_IF_SEVERAL: Final = 0.05
+
+_PINS: Final = 0.25
 """Share of the budget that pins may take, lest a number in every row of a log push all else out."""
 
 _EMBED_AT_MOST: Final = 1_000
@@ -44,15 +46,16 @@ class ExtractiveCompressor:
     """Keeps the sentences that matter to the question, verbatim, from all passages together.
 
     Passages are cut into sentences, list items, headings, tables and code, the last two kept or
-    left out whole. A piece is scored by its own words and meaning and by those of its passage,
-    titles included (RECOMP's extractive idea, Xu et al. 2023, without a trained model). One budget
+    left out whole. A piece is as likely to answer as its passage, by words and meaning, times the
+    piece's part in it, titles included (RECOMP's extractive idea, Xu et al. 2023, with eight
+    fitted numbers instead of a trained model). One budget
     for all passages is filled from the best piece down; what is kept stands in its original place
     and order, with " [...] " where something is missing. Pieces that hold a number, identifier,
     quote or URL of the question go first; a piece that was said before is left out.
 
-    Beyond a tenth of the tokens, passages named in what is relevant so far count as relevant too,
-    because the second half of a question over several hops shares no word with it. When a question
-    seems to need several passages, that begins at once, and the budget is `several_share`.
+    Beyond a tenth of the tokens, passages that likely pieces name count as likely too, because the
+    second half of a question over several hops shares no word with it. When a question seems to
+    need several passages, that begins at half of it, and the budget is `several_share`.
 
     Every kept passage has `spans`, offsets into its `original`, so citations stay valid. The same
     input gives the same bytes. What cannot be judged comes back as it was given, and `reason` says
@@ -81,7 +84,7 @@ class ExtractiveCompressor:
         ...     Passage(id="a", text="We began in 1999. The notice period is 30 days. Do call us."),
         ...     Passage(id="b", text="Fibre comes with a router. It is white."),
         ... ]
-        >>> compressor = ExtractiveCompressor(share=0.4, min_tokens=0)
+        >>> compressor = ExtractiveCompressor(share=0.3, min_tokens=0)
         >>> result = compressor.compress("How long is the notice period?", passages)
         >>> [(passage.id, passage.text, passage.spans) for passage in result.passages]
         [('a', 'The notice period is 30 days.', ((18, 47),))]
@@ -209,37 +212,41 @@ class ExtractiveCompressor:
         self, question: str, text: "_Text", cosines: Scores | None, before: int, without: str
     ) -> Compressed:
         pieces, of = text.pieces, text.of
-        alone = relevance(text.question, text.words, text.titles, of, cosines)
-        several = asks_several(question, text.names, alone, of)
+        asked_for = np.array([answers_wh(question, piece.text) for piece in pieces])
+        alone = relevance(text.question, text.words, text.titles, of, cosines, asked_for)
+        linked = bridged(alone, text.words, text.names, of)
+        several = asks_several(question, text.names, alone, linked, of)
         share = max(self.share, self.several_share or 0.0) if several else self.share
         budget = min(share * before, self.max_tokens or math.inf)
+        if before <= budget:
+            why = "everything is within the budget"
+            return Compressed.unchanged(text.given, tokens=before, reason="short", why=why)
         first = min((_ALONE_IF_SEVERAL if several else _ALONE) * before, budget)
 
         count = self._counter()
+        same = [tuple(said) or piece.text for said, piece in zip(text.words, pieces, strict=True)]
         room = Room(
             tokens=[count(piece.text) for piece in pieces],
-            titles=[count(f"{passage.title}\n") if passage.title else 0 for passage in text.given],
+            titles=[count(one.heading) if one.heading else 0 for one in text.given],
             of=of.tolist(),
-            same=[
-                tuple(said) or piece.text for said, piece in zip(text.words, pieces, strict=True)
-            ],
+            same=same,
             gap=count(GAP),
         )
         pins, by_score = text.pins(question), _best_first(alone)
         if self.keep_per_passage:
-            room.fill(_best_of_each(by_score, of, self.keep_per_passage), up_to=math.inf)
+            room.fill(_best_of_each(by_score, of, same, self.keep_per_passage), up_to=math.inf)
         floor = set(room.kept)
-        room.fill([i for i in by_score if i in pins], up_to=max(first, _PINS * budget))
+        room.fill([i for i in by_score if i in pins], up_to=_PINS * budget)
         room.fill(by_score, up_to=first)
-        if first < budget:
-            scores = bridged(alone, text.words, text.names, of)
-            room.fill(_best_first(scores), up_to=budget)
+        room.fill(_best_first(linked), up_to=budget)
         kept = list(room.kept) or by_score[:1]
         result = text.shortened(kept, alone, pins)
         # Tokens of the parts do not add up exactly to those of the whole.
-        while (after := self._tokens(result)) > budget and len(kept) > max(len(floor), 1):
-            kept.pop()
+        while (over := self._tokens(result) - budget) > 0 and len(kept) > max(len(floor), 1):
+            while over > 0 and len(kept) > max(len(floor), 1):
+                over -= room.tokens[kept.pop()]
             result = text.shortened(kept, alone, pins)
+        after = self._tokens(result)
         if after >= before:
             why = "leaving out what could be left out saves nothing"
             return Compressed.unchanged(text.given, tokens=before, reason="no_saving", why=why)
@@ -261,8 +268,7 @@ class ExtractiveCompressor:
         return self.counter or shared_tokens().counter(self.model)
 
     def _tokens(self, passages: Sequence[Passage]) -> int:
-        count = self._counter()
-        return sum(count(f"{p.title}\n{p.text}" if p.title else p.text) for p in passages)
+        return sum(tokens_of(passages, self._counter()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -331,20 +337,29 @@ class _Text:
 
 
 def _near(asked: Matrix, made: Matrix, count: int) -> Scores:
-    """Return the cosine of each row and the question's.
+    """Return the cosine of each row and the question's, less what all rows have in common.
+
+    Passages found by one question are alike, and what they share tells none from another
+    ("all but the top", Mu and Viswanath 2018, with the mean only).
 
     Raises:
         VectorError: if there are too few rows, or one is not finite.
     """
-    near: Scores = np.asarray(made, np.float64) @ np.asarray(asked[0], np.float64)
-    if near.shape != (count,) or not np.isfinite(near).all():
+    rows, question = np.asarray(made, np.float64), np.asarray(asked[0], np.float64)
+    finite = np.isfinite(rows).all() and np.isfinite(question).all()
+    if rows.shape != (count, question.size) or not finite:
         raise VectorError(f"{count} vectors of one width are needed, all finite.")
+    mean = rows.mean(axis=0)
+    rows, question = rows - mean, question - mean
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(question)
+    near: Scores = rows @ question / np.maximum(lengths, 1e-9)
     return near
 
 
 def _why(kept: Sequence[int], of: int, scores: Scores, pins: dict[int, str]) -> str:
     reasons = sorted({pins[i] for i in kept if i in pins})
-    best = f"{len(kept)} of {of} pieces, the best {max(scores[i] for i in kept):.2f}"
+    likely = math.exp(max(scores[i] for i in kept))
+    best = f"{len(kept)} of {of} pieces, the best {likely:.0%} likely"
     return ": ".join((best, ", ".join(reasons))) if reasons else best
 
 
@@ -358,12 +373,17 @@ def _best_first(scores: Scores) -> list[int]:
     return order
 
 
-def _best_of_each(order: Iterable[int], of: NDArray[np.intp], most: int) -> list[int]:
-    taken: dict[int, int] = {}
+def _best_of_each(
+    order: Iterable[int], of: NDArray[np.intp], same: Sequence[object], most: int
+) -> list[int]:
+    """Return up to `most` pieces of each passage, the best that no other one says."""
+    taken: Counter[int] = Counter()
+    said: set[object] = set()
     chosen = []
     for i in order:
         passage = int(of[i])
-        if taken.get(passage, 0) < most:
-            taken[passage] = taken.get(passage, 0) + 1
+        if taken[passage] < most and same[i] not in said:
+            taken[passage] += 1
+            said.add(same[i])
             chosen.append(i)
     return chosen

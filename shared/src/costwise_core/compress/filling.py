@@ -36,7 +36,8 @@ class Room:
     ) -> None:
         self.kept: dict[int, None] = {}
         self.used = 0
-        self._tokens, self._titles, self._of, self._same = tokens, titles, of, same
+        self.tokens = tokens
+        self._titles, self._of, self._same = titles, of, same
         self._gap = gap
         self._passages: set[int] = set()
         self._said: set[object] = set()
@@ -61,6 +62,6 @@ class Room:
     def _cost(self, i: int) -> int:
         of = self._of[i]
         if of not in self._passages:
-            return self._tokens[i] + self._titles[of]
+            return self.tokens[i] + self._titles[of]
         beside = any(j in self.kept and self._of[j] == of for j in (i - 1, i + 1))
-        return self._tokens[i] + (0 if beside else self._gap)
+        return self.tokens[i] + (0 if beside else self._gap)

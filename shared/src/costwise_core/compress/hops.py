@@ -13,14 +13,20 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from costwise_core.compress.fusion import Scores, best_of_passage
+from costwise_core.compress.fusion import Scores, passage_shares
 from costwise_core.text.words import words
 
 __all__ = ["asks_several", "bridged", "name_of"]
 
-_LINK: Final = 1.5
-_COMMON: Final = 0.5
-_STANDS_OUT: Final = 1.5
+_HOPS: Final = 2
+_FOLLOWED: Final = 1.0
+"""Logarithm of how much likelier than the piece that names it a passage is, if no other does."""
+
+_LONG: Final = 6
+"""Words that say something; a question over several passages has rarely fewer."""
+
+_LIKELY: Final = math.log(0.05)
+_GAINED: Final = 0.5
 
 _BRACKETS: Final = re.compile(r"\s*[(（\[][^)）\]]*[)）\]]\s*$")
 _NAME: Final = re.compile(
@@ -66,68 +72,90 @@ def bridged(
     """Score pieces again, knowing which are relevant: a passage they name is relevant too.
 
     A kind of pseudo relevance feedback (Rocchio 1971) by names instead of vectors, which found more
-    and cost single questions less. A passage inherits the score of the best piece elsewhere that
-    mentions its name, less the more pieces do.
+    and cost single questions less. A passage becomes as likely as the likeliest piece elsewhere
+    that mentions its name, less the more pieces do; twice, for questions over three passages.
 
     Args:
-        scores: Standard scores of the pieces.
+        scores: Logarithms of the pieces' probabilities, as `relevance` gives them.
         pieces: The words of each piece.
         names: The words of each passage's name.
         of: Which passage each piece is of.
 
     Returns:
-        New scores, none lower than before.
+        New scores, none lower than before; they no longer add up to 1.
 
     Example:
         >>> of = np.array([0, 1, 2])
         >>> pieces = [["directed", "by", "spielberg"], ["whales"], ["born", "in", "ohio"]]
         >>> names = [["jaws"], ["whale"], ["spielberg"]]
-        >>> bridged(np.array([1.0, 0.0, -1.0]), pieces, names, of).tolist()
-        [1.0, 0.0, 0.5]
+        >>> bridged(np.array([-1.0, -2.0, -9.0]), pieces, names, of).tolist()
+        [-1.0, -2.0, 0.0]
     """
+    mentions = _mentions(pieces, names, of)
+    within = scores - passage_shares(scores, of)
+    for _ in range(_HOPS):
+        reached = np.full(len(names), -np.inf)
+        for passages, found in mentions:
+            reached[passages] = scores[found].max() + _FOLLOWED - math.log(len(found))
+        scores = np.maximum(scores, reached[of] + within)
+    return scores
+
+
+def _mentions(
+    pieces: Sequence[Sequence[str]], names: Sequence[Sequence[str]], of: NDArray[np.intp]
+) -> list[tuple[list[int], list[int]]]:
+    """Return for each name the passages that have it and the pieces of others that mention it."""
     holders: defaultdict[str, set[int]] = defaultdict(set)
     for i, piece in enumerate(pieces):
         for word in piece:
             holders[word].add(i)
-    keys = [tuple(name) for name in names]
-    gained = np.zeros(len(names))
-    for key in set(keys) - {()}:
-        held = sorted((holders.get(word, set()) for word in set(key)), key=len)
-        mentions = [i for i in set.intersection(*held) if keys[of[i]] != key]
-        if mentions:
-            gain = max(scores[i] for i in mentions) - _COMMON * math.log(len(mentions))
-            for passage, other in enumerate(keys):
-                if other == key:
-                    gained[passage] = max(gain, 0.0)
-    bonus: Scores = _LINK * gained[of]
-    return scores + bonus
+    named: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for passage, name in enumerate(names):
+        if name:
+            named[tuple(name)].append(passage)
+    found = []
+    for name, passages in named.items():
+        held = sorted((holders.get(word, set()) for word in set(name)), key=len)
+        own = set(passages)
+        elsewhere = sorted(i for i in set.intersection(*held) if int(of[i]) not in own)
+        if elsewhere:
+            found.append((passages, elsewhere))
+    return found
 
 
 def asks_several(
-    question: str, names: Sequence[Sequence[str]], scores: Scores, of: NDArray[np.intp]
+    question: str,
+    names: Sequence[Sequence[str]],
+    alone: Scores,
+    linked: Scores,
+    of: NDArray[np.intp],
 ) -> str:
     """Say why a question seems to need several passages; "" if it does not.
 
-    It compares; or it names two passages; or it mentions several names while no passage stands out.
+    It compares; or it mentions several names and what answers it names a passage that was
+    unlikely without that.
 
     Args:
         question: Any text.
         names: The words of each passage's name.
-        scores: Standard scores of the pieces.
+        alone: Scores of the pieces by the question alone.
+        linked: The same after `bridged`.
         of: Which passage each piece is of.
 
     Example:
         >>> of = np.array([0, 1])
-        >>> asks_several("Did both play?", [[], []], np.zeros(2), of)
+        >>> asks_several("Did both play?", [[], []], np.zeros(2), np.zeros(2), of)
         'it compares'
     """
     if _COMPARES.search(question):
         return "it compares"
-    asked = set(words(question))
-    named = {tuple(name) for name in names if name and asked.issuperset(name)}
-    if len(named) > 1:
-        return f"it names {len(named)} passages"
-    best = np.sort(np.unique(best_of_passage(scores, of)))[::-1]
-    if len(best) > 1 and best[0] - best[1] < _STANDS_OUT and len(_NAMES.findall(question)) > 1:
-        return "it mentions several names, and no passage stands out"
+    asked = words(question)
+    likely = passage_shares(linked, of)
+    gained = likely - passage_shares(alone, of) > _GAINED
+    if len(asked) < _LONG or not (gained & (likely > _LIKELY)).any():
+        return ""
+    named = {frozenset(name) for name in names if name and set(asked).issuperset(name)}
+    several = sum(not any(name < other for other in named) for name in named) > 1
+    if several or len(_NAMES.findall(question)) > 1:
+        return "it mentions several names, and its answer a further passage"
     return ""
