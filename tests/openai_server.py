@@ -22,6 +22,7 @@ class Provider(ThreadingHTTPServer):
             "completion_tokens": 5,
             "total_tokens": 19,
         }
+        self.caps = False  # whether an answer has one word for each token allowed
         self.status = 200
         self.fails = 0  # times, before it answers
         self.sent = 0  # words of streams that were written out
@@ -64,10 +65,14 @@ class _Handler(BaseHTTPRequestHandler):
             called = {"name": tools[0]["function"]["name"], "arguments": '{"number": 7}'}
             calls = [{"index": 0, "id": "call_1", "type": "function", "function": called}]
         ending = "tool_calls" if calls else "stop"
+        words = server.words
+        most = asked.get("max_completion_tokens") or asked.get("max_tokens")
+        if server.caps and most is not None and most < len(words):
+            words, ending = words[:most], "length"
         if asked.get("stream"):
-            self._stream(asked, base, calls, ending)
+            self._stream(asked, base, calls, ending, words)
             return
-        message = {"role": "assistant", "content": None if calls else "".join(server.words)}
+        message = {"role": "assistant", "content": None if calls else "".join(words)}
         if calls:
             message["tool_calls"] = calls
         choice = {"index": 0, "message": message, "finish_reason": ending}
@@ -75,7 +80,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(whole if server.usage is None else {**whole, "usage": server.usage})
 
     def _stream(
-        self, asked: dict[str, Any], base: dict[str, Any], calls: list[Any], ending: str
+        self,
+        asked: dict[str, Any],
+        base: dict[str, Any],
+        calls: list[Any],
+        ending: str,
+        words: list[str],
     ) -> None:
         server = self.server
         self.send_response(200)
@@ -83,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.send_header("Connection", "close")  # clients of several event loops come here
         self.end_headers()
-        parts: list[dict[str, Any]] = [{"delta": {"content": word}} for word in server.words]
+        parts: list[dict[str, Any]] = [{"delta": {"content": word}} for word in words]
         if calls:
             parts = [{"delta": {"role": "assistant", "tool_calls": calls}}]
         for number, part in enumerate(parts):

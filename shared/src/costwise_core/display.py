@@ -5,7 +5,7 @@ from html import escape
 from typing import Final
 
 from costwise_core.bill import Bill, Step
-from costwise_core.holdout import HOLDOUT, TrueSaving, true_saving
+from costwise_core.holdout import HOLDOUT, true_saving
 
 __all__ = ["as_html", "as_text"]
 
@@ -94,7 +94,8 @@ def _headline(steps: Sequence[Step], places: int | None) -> str:
 def _notes(bill: Bill) -> list[str]:
     notes = []
     if any(("arm", HOLDOUT) in record.tags for record in bill.records):
-        notes.append(_sampled(true_saving(bill.records)))
+        found = true_saving(bill.records)
+        notes.append(f"{'hold-out' if isinstance(found, str) else 'sampled'}: {found}")
     if bill.unpriced:
         models = ", ".join(f"{model} ({calls:,})" for model, calls in bill.unpriced.items())
         notes.append(f"no price known, so not in the dollars: {models}")
@@ -104,19 +105,6 @@ def _notes(bill: Bill) -> list[str]:
         faults = ", ".join(f"{name} ({count:,})" for name, count in bill.faults.items())
         notes.append(f"faults in bookkeeping: {faults}; the ledger may lack calls")
     return notes
-
-
-def _sampled(found: TrueSaving | str) -> str:
-    if isinstance(found, str):
-        return f"hold-out: {found}"
-    places = max(2, min(3 - min(found.holdout_usd.adjusted(), 0), 12))
-    usd, low, high, claimed = (
-        f"${one:,.{places}f}" for one in (found.usd, found.low, found.high, found.claimed_usd)
-    )
-    return (
-        f"sampled: {usd} saved per request, {low} to {high}; {found.why}; "
-        f"the steps above say {claimed}"
-    )
 
 
 def _evidence(step: Step) -> str:

@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from costwise_core.errors import ConfigError
 from costwise_core.money import dollars, picodollars
 from costwise_core.types import CallRecord
 
-__all__ = ["HOLDOUT", "TREATED", "HoldOut", "TrueSaving", "true_saving"]
+__all__ = ["HOLDOUT", "TREATED", "HoldOut", "Request", "TrueSaving", "saving_of", "true_saving"]
 
 HOLDOUT: Final = "holdout"
 TREATED: Final = "treated"
@@ -95,7 +95,33 @@ class TrueSaving:
         return (
             f"{self.holdout:,} of {self.holdout + self.treated:,} requests ran unoptimised "
             f"(Welch's interval on the difference of mean costs, {self.confidence:.0%})"
+            f"{_left_out(self.unpriced)}"
         )
+
+    def __str__(self) -> str:
+        """Return the saving, its interval and what the bill says of it, in one line."""
+        places = max(2, min(3 - min(self.holdout_usd.adjusted(), 0), 12))
+        usd, low, high, claimed = (
+            f"{'-' if one < 0 else ''}${abs(one):,.{places}f}"
+            for one in (self.usd, self.low, self.high, self.claimed_usd)
+        )
+        return (
+            f"{usd} saved per request, {low} to {high}; {self.why}; the steps of the bill say "
+            f"{claimed}"
+        )
+
+
+class Request(NamedTuple):
+    """What the calls of one request paid and are said to have saved, in 10^-12 dollars.
+
+    `paid` has costwise's own calls in it, and `claimed` is less them. `priced` is False if the
+    price of some call is not known.
+    """
+
+    arm: str
+    paid: int
+    claimed: int
+    priced: bool
 
 
 def true_saving(records: Iterable[CallRecord], *, confidence: float = 0.95) -> TrueSaving | str:
@@ -129,24 +155,38 @@ def true_saving(records: Iterable[CallRecord], *, confidence: float = 0.95) -> T
     """
     if not 0.5 < confidence < 1:
         raise ConfigError(f"confidence must be above 0.5 and below 1, got {confidence!r}.")
-    requests: dict[tuple[str, str], _Request] = {}
+    requests: dict[tuple[str, str], Request] = {}
     for record in records:
         tags = dict(record.tags)
         if (arm := tags.get("arm")) in (HOLDOUT, TREATED):
             key = arm, tags.get("request") or f"call {record.id}"
-            requests.setdefault(key, _Request()).add(record)
-    known = {key: request for key, request in requests.items() if request.priced}
-    held = [float(one.paid) for (arm, _), one in known.items() if arm == HOLDOUT]
-    treated = [float(one.paid) for (arm, _), one in known.items() if arm == TREATED]
+            requests[key] = _with(requests.get(key, Request(arm, 0, 0, priced=True)), record)
+    return saving_of(requests.values(), confidence=confidence)
+
+
+def saving_of(requests: Iterable[Request], *, confidence: float = 0.95) -> TrueSaving | str:
+    """Do what `true_saving` does, given the sums of each request.
+
+    Example:
+        >>> requests = [Request("holdout", 5, 0, True), Request("treated", 3, 2, True)]
+        >>> saving_of(requests * 10).holdout
+        10
+    """
+    paid: dict[str, list[float]] = {HOLDOUT: [], TREATED: []}
+    claimed = unpriced = 0
+    for one in requests:
+        if not one.priced:
+            unpriced += 1
+            continue
+        paid[one.arm].append(float(one.paid))
+        claimed += one.claimed if one.arm == TREATED else 0
+    held, treated = paid[HOLDOUT], paid[TREATED]
     if len(held) < _LEAST or len(treated) < _LEAST:
-        unpriced = len(requests) - len(known)
         return (
             f"only {len(held)} held-out and {len(treated)} treated requests so far, and at least "
-            f"{_LEAST} of each are needed"
-            + (f"; {unpriced} more have calls without a known price" if unpriced else "")
+            f"{_LEAST} of each are needed{_left_out(unpriced)}"
         )
     usd, margin = _welch(held, treated, confidence)
-    claimed = sum(one.claimed for (arm, _), one in known.items() if arm == TREATED)
     return TrueSaving(
         usd=dollars(round(usd)),
         low=dollars(round(usd - margin)),
@@ -157,26 +197,25 @@ def true_saving(records: Iterable[CallRecord], *, confidence: float = 0.95) -> T
         treated_usd=dollars(round(math.fsum(treated) / len(treated))),
         holdout_usd=dollars(round(math.fsum(held) / len(held))),
         claimed_usd=dollars(round(claimed / len(treated))),
-        unpriced=len(requests) - len(known),
+        unpriced=unpriced,
     )
 
 
-@dataclass(slots=True)
-class _Request:
-    """What one request paid and is said to have saved, in 10^-12 dollars."""
+def _with(request: Request, record: CallRecord) -> Request:
+    if record.usd is None:
+        return request._replace(priced=False)
+    paid = picodollars(record.usd)
+    saved = sum(picodollars(one.usd) for one in record.savings if one.usd is not None)
+    return request._replace(
+        paid=request.paid + paid,
+        claimed=request.claimed + saved - (paid if record.overhead else 0),
+    )
 
-    paid: int = 0
-    claimed: int = 0
-    priced: bool = True
 
-    def add(self, record: CallRecord) -> None:
-        if record.usd is None:
-            self.priced = False
-            return
-        paid = picodollars(record.usd)
-        self.paid += paid
-        self.claimed -= paid if record.overhead else 0
-        self.claimed += sum(picodollars(one.usd) for one in record.savings if one.usd is not None)
+def _left_out(unpriced: int) -> str:
+    if not unpriced:
+        return ""
+    return f"; {unpriced:,} more have calls without a known price and are left out"
 
 
 # --- the interval ---------------------------------------------------------------------------------

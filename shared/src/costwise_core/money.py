@@ -36,9 +36,8 @@ def dollars(picos: int) -> Decimal:
         >>> dollars(150_000), dollars(0), dollars(-2_000_000_000_000)
         (Decimal('1.5E-7'), Decimal('0'), Decimal('-2'))
     """
-    whole, fraction = divmod(abs(picos), 10**_PLACES)
-    digits = f"{whole}.{fraction:012d}".rstrip("0").rstrip(".")
-    return Decimal(f"-{digits}" if picos < 0 else digits)
+    whole, fraction = divmod(picos, 10**_PLACES)
+    return Decimal(picos).scaleb(-_PLACES, _WIDE).normalize(_WIDE) if fraction else Decimal(whole)
 
 
 def total(amounts: Iterable[Decimal | None]) -> Decimal:

@@ -17,7 +17,7 @@ from costwise_core.rates import TIERS, Rates, RateSheet, stand_in
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, PriceVariant, Provider
 
-__all__ = ["listed", "spellings"]
+__all__ = ["deprecated", "listed", "spellings"]
 
 # Who is asked for a model that is named without its provider and not known by its family name.
 _MAKERS: Final = (
@@ -101,6 +101,17 @@ def spellings(model: str) -> Iterator[str]:
         provider, entry = found
         yield f"{provider.id}:{entry.id}".lower()
         yield entry.id.lower()
+
+
+def deprecated(model: str) -> bool:
+    """Tell whether the list says that a model's maker is giving it up.
+
+    Example:
+        >>> deprecated("gpt-4o-mini")
+        False
+    """
+    found = _find(model)
+    return found is not None and bool(found[1].deprecated)
 
 
 def _variant(entry: "ModelInfo", tier: str, at: datetime) -> "PriceVariant | None":

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Final
 
-__all__ = ["PREFIX", "prefix_hash", "prompt_hash"]
+__all__ = ["PREFIX", "prefix_hash", "prompt_hash", "prompt_hashes"]
 
 PREFIX: Final = 4_000
 """Characters of a prompt's beginning, about 1,000 tokens: less no provider caches."""
@@ -24,10 +24,7 @@ def prompt_hash(prompt: str, model: str, tenant: str = "") -> str:
         >>> prompt_hash("What is RAG?", "gpt-4o", "acme") == prompt_hash("What is RAG?", "gpt-4o")
         False
     """
-    if not prompt:
-        return ""
-    text = f"{len(tenant)} {len(model)} {tenant}{model}{prompt}"
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return prompt_hashes(prompt, model, tenant)[0]
 
 
 def prefix_hash(prompt: str, model: str, tenant: str = "") -> str:
@@ -38,4 +35,20 @@ def prefix_hash(prompt: str, model: str, tenant: str = "") -> str:
         >>> prefix_hash(rules + "When?", "gpt-4o") == prefix_hash(rules + "Where?", "gpt-4o")
         True
     """
-    return prompt_hash(prompt[:PREFIX], model, tenant) if len(prompt) >= PREFIX else ""
+    return prompt_hashes(prompt, model, tenant)[1]
+
+
+def prompt_hashes(prompt: str, model: str, tenant: str = "") -> tuple[str, str]:
+    """Return `prompt_hash` and `prefix_hash`, reading the prompt once for both.
+
+    Example:
+        >>> prompt_hashes("What is RAG?", "gpt-4o")
+        ('f38c87c8e7af086d', '')
+    """
+    if not prompt:
+        return "", ""
+    start = f"{len(tenant)} {len(model)} {tenant}{model}{prompt[:PREFIX]}"
+    digest = hashlib.blake2b(start.encode("utf-8", "surrogatepass"), digest_size=8)
+    prefix = digest.hexdigest() if len(prompt) >= PREFIX else ""
+    digest.update(prompt[PREFIX:].encode("utf-8", "surrogatepass"))
+    return digest.hexdigest(), prefix

@@ -1,8 +1,9 @@
 """What a model charges, wherever the numbers come from: values and pure functions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
+from functools import cached_property
 from typing import Final
 
 from costwise_core.errors import PriceError
@@ -15,7 +16,7 @@ TIERS: Final = ("standard", "batch", "flex", "priority", "fast")
 _CHEAPER_TIERS: Final = ("batch", "flex")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Rates:
     """What a model costs, in dollars per million tokens; None where no price is known.
 
@@ -47,6 +48,24 @@ class Rates:
     audio_cache_read: Decimal | None = None
     audio_output: Decimal | None = None
     request: Decimal = Decimal(0)
+
+    @cached_property
+    def picos(self) -> Mapping[str, int | None]:
+        """Each part's rate in whole 10^-12 dollars, those not given filled in; None if unknown."""
+        read, write = _first(self.cache_read, self.input), _first(self.cache_write, self.input)
+        found = {
+            "input": self.input,
+            "cache_read": read,
+            "cache_write": write,
+            "cache_write_1h": _first(self.cache_write_1h, write),
+            "audio_input": _first(self.audio_input, self.input),
+            "audio_cache_read": _first(self.audio_cache_read, self.audio_input, read),
+            "output": self.output,
+            "reasoning": _first(self.reasoning, self.output),
+            "audio_output": _first(self.audio_output, self.output),
+            "request": self.request,
+        }
+        return {part: None if rate is None else picodollars(rate) for part, rate in found.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,31 +144,27 @@ def charge(rates: Rates, usage: Usage) -> dict[str, int]:
     cached = usage.cache_read_tokens + usage.cache_write_tokens
     heard_before = usage.audio_cache_read_tokens
     heard = usage.audio_input_tokens - heard_before
-    read, write = _first(rates.cache_read, rates.input), _first(rates.cache_write, rates.input)
     # Each token belongs to exactly one part, and a dearer or cheaper part is no longer input.
     parts = (
-        ("input", usage.input_tokens - cached - heard, rates.input),
-        ("cache_read", usage.cache_read_tokens - heard_before, read),
-        ("cache_write", usage.cache_write_tokens - long_write, write),
-        ("cache_write_1h", long_write, _first(rates.cache_write_1h, write)),
-        ("audio_input", heard, _first(rates.audio_input, rates.input)),
-        ("audio_cache_read", heard_before, _first(rates.audio_cache_read, rates.audio_input, read)),
-        (
-            "output",
-            usage.output_tokens - usage.reasoning_tokens - usage.audio_output_tokens,
-            rates.output,
-        ),
-        ("reasoning", usage.reasoning_tokens, _first(rates.reasoning, rates.output)),
-        ("audio_output", usage.audio_output_tokens, _first(rates.audio_output, rates.output)),
+        ("input", usage.input_tokens - cached - heard),
+        ("cache_read", usage.cache_read_tokens - heard_before),
+        ("cache_write", usage.cache_write_tokens - long_write),
+        ("cache_write_1h", long_write),
+        ("audio_input", heard),
+        ("audio_cache_read", heard_before),
+        ("output", usage.output_tokens - usage.reasoning_tokens - usage.audio_output_tokens),
+        ("reasoning", usage.reasoning_tokens),
+        ("audio_output", usage.audio_output_tokens),
     )
     picos = {}
-    for part, tokens, rate in parts:
+    for part, tokens in parts:
         if tokens > 0:
+            rate = rates.picos[part]
             if rate is None:
                 raise PriceError(f"no price for {part} tokens is known.")
-            picos[part] = tokens * picodollars(rate) // 1_000_000
-    if rates.request:
-        picos["request"] = picodollars(rates.request)
+            picos[part] = tokens * rate // 1_000_000
+    if request := rates.picos["request"]:
+        picos["request"] = request
     return picos
 
 

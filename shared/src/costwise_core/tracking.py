@@ -15,12 +15,12 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from costwise_core.bill import Bill
-from costwise_core.context import scoped
+from costwise_core.context import current_request, scoped
 from costwise_core.errors import ConfigError, PriceError, nearest
 from costwise_core.holdout import HOLDOUT, HoldOut
 from costwise_core.notes import Notes
 from costwise_core.prices import PriceBook, shared_prices
-from costwise_core.prompt_hash import prefix_hash, prompt_hash
+from costwise_core.prompt_hash import prompt_hashes
 from costwise_core.protocols import Ledger
 from costwise_core.types import CallRecord, Saving, Usage, frozen_tags
 from costwise_core.waterfall import LeftOut, savings_of
@@ -33,6 +33,7 @@ __all__ = [
     "left_out",
     "record_call",
     "recorder",
+    "recording",
     "track",
 ]
 
@@ -80,6 +81,11 @@ class Recorder:
     processing: str = "standard"
     overhead: bool = False
 
+    def tagged(self, tags: Mapping[str, str]) -> "Recorder":
+        """Return one whose calls carry these tags, too; they win over those it has."""
+        added = {name: value for name, value in tags.items() if name in TAGS}
+        return replace(self, tags=MappingProxyType({**self.tags, **added})) if added else self
+
     def record(
         self,
         *,
@@ -126,18 +132,19 @@ class Recorder:
         reason = ""
         savings: tuple[Saving, ...] = ()
         known = usage_then if tier else usage
+        if usage is not None and not tier:
+            usd, reason = self._price(model, usage, at, processing)
         if known is not None and not overhead:
-            savings = self._savings(known, model, prompt, at, processing, hit=bool(tier))
+            savings = self._savings(known, model, usd, prompt, at, processing, hit=bool(tier))
         if tier:
             usage, usd = Usage(), Decimal(0)
             if known is None:
                 savings = (_UNKNOWN,)
         elif usage is None:
             usage, reason = Usage(estimated=True), "not priced: nobody reported the tokens"
-        else:
-            usd, reason = self._price(model, usage, at, processing)
-            if usd is None and operation in _OFTEN_FREE:
-                usd, reason = Decimal(0), "no price per query is stated"
+        elif usd is None and operation in _OFTEN_FREE:
+            usd, reason = Decimal(0), "no price per query is stated"
+        whole, prefix = prompt_hashes(prompt, model, self.tags.get("tenant", ""))
         record = CallRecord(
             id=id if id is not None else uuid.uuid4().hex,
             at=at,
@@ -151,8 +158,8 @@ class Recorder:
             tier=tier,
             seconds=seconds,
             why="; ".join(filter(None, (why, reason))),
-            prompt_hash=prompt_hash(prompt, model, self.tags.get("tenant", "")),
-            prefix_hash=prefix_hash(prompt, model, self.tags.get("tenant", "")),
+            prompt_hash=whole,
+            prefix_hash=prefix,
         )
         for bill in self.bills:
             bill.add(record)
@@ -176,13 +183,26 @@ class Recorder:
         return price.usd, price.why
 
     def _savings(
-        self, usage: Usage, model: str, prompt: str, at: float, processing: str, *, hit: bool
+        self,
+        usage: Usage,
+        model: str,
+        paid: Decimal | None,
+        prompt: str,
+        at: float,
+        processing: str,
+        *,
+        hit: bool,
     ) -> tuple[Saving, ...]:
+        def quote(used: Usage, name: str, tier: str) -> Decimal:
+            if paid is not None and (used, name, tier) == (usage, model, processing):
+                return paid
+            return self.prices.cost(used, name, tier=tier, at=at).usd
+
         try:
             return savings_of(
                 usage,
                 model,
-                lambda used, name, tier: self.prices.cost(used, name, tier=tier, at=at).usd,
+                quote,
                 baseline_model=self.baseline_model,
                 # Held-out requests may hold what stayed for others, and all the rest as well.
                 left_out=() if self.tags.get("arm") == HOLDOUT else self.notes.of(prompt),
@@ -314,6 +334,26 @@ def calling(
             _current.reset(token)
 
 
+@contextmanager
+def recording(by: Recorder) -> Iterator[None]:
+    """Have the calls inside the block written down by this recorder.
+
+    Example:
+        >>> with track() as bill:
+        ...     writer = recorder()
+        >>> with recording(writer):
+        ...     _ = record_call(operation="chat", model="gpt-4o", usage=Usage(input_tokens=400))
+        >>> bill.usd
+        Decimal('0.001')
+    """
+    token = _current.set(by)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            _current.reset(token)
+
+
 def left_out(note: LeftOut, *, shortened: str = "") -> None:
     """Tell the bills around that something was kept out of a prompt that is yet to be sent.
 
@@ -349,7 +389,11 @@ def recorder() -> Recorder | None:
         >>> recorder() is None
         True
     """
-    return _current.get()
+    active = _current.get()
+    # `scoped` says whose a request is where `track` does not.
+    if active is None or "tenant" in active.tags or not (tenant := current_request().tenant):
+        return active
+    return active.tagged({"tenant": tenant})
 
 
 def record_call(**call: Any) -> CallRecord | None:
@@ -362,17 +406,20 @@ def record_call(**call: Any) -> CallRecord | None:
         >>> record_call(operation="chat", model="gpt-4o") is None
         True
     """
-    active = _current.get()
+    active = recorder()
     return active.record(**call) if active is not None else None
 
 
 def current_tags() -> Mapping[str, str]:
-    """Return the tags a call made here would carry.
+    """Return the tags a call made here would carry; `scoped(tenant=...)` counts, too.
 
     Example:
         >>> with track(feature="faq", team="support"), track(feature="search"):
         ...     dict(current_tags())
         {'feature': 'search', 'team': 'support'}
     """
-    active = _current.get()
-    return active.tags if active is not None else MappingProxyType({})
+    active = recorder()
+    if active is not None:
+        return active.tags
+    tenant = current_request().tenant
+    return MappingProxyType({"tenant": tenant} if tenant else {})

@@ -293,7 +293,7 @@ class Saving:
     why: str = ""
 
 
-_SERVING: Final = frozenset({"embedding", "rerank", "vector_query"})
+SERVING: Final = frozenset({"embedding", "rerank", "vector_query"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -341,7 +341,7 @@ class CallRecord:
 
         Not so for what serves to answer one: embeddings, reranking, searches, costwise's own calls.
         """
-        return not self.overhead and self.operation not in _SERVING
+        return not self.overhead and self.operation not in SERVING
 
 
 def frozen_tags(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

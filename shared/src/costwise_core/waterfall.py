@@ -87,10 +87,14 @@ def savings_of(
     """
     # Whoever pays for priority would have without costwise too; only a batch is a choice of ours.
     ordinary = "standard" if processing in {"batch", "flex"} else processing
+    routed = bool(baseline_model) and baseline_model != model
+    cached = bool(usage.cache_read_tokens or usage.cache_write_tokens)
+    if not (routed or left_out or cached or hit or processing != ordinary):
+        return ()
     full = _whole(usage, left_out)
     start = _Step("", full, baseline_model or model, ordinary)
     steps: list[_Step] = []
-    if baseline_model and baseline_model != model:
+    if routed:
         # The other model would not have used the very same tokens.
         why = f"instead of {baseline_model}"
         steps.append(_Step("route", full, model, ordinary, kind="modelled", why=why))
@@ -99,7 +103,7 @@ def savings_of(
         steps.append(
             _Step(part.stage, full, model, ordinary, part.tokens, kind=part.kind, why=part.why)
         )
-    if usage.cache_read_tokens or usage.cache_write_tokens:
+    if cached:
         steps.append(_Step("prompt_cache", usage, model, ordinary))
     if processing != ordinary:
         steps.append(_Step("batch", usage, model, processing))
@@ -133,7 +137,7 @@ def _whole(usage: Usage, left_out: Iterable[LeftOut]) -> Usage:
 
 
 def _priced(start: _Step, steps: Sequence[_Step], quote: Quote) -> Iterable[Saving]:
-    before, _ = _cost(start, quote) if steps else (None, "")
+    before, _ = _cost(start, quote)
     for step in steps:
         after, fault = _cost(step, quote)
         known = before is not None and after is not None

@@ -11,8 +11,8 @@ from langchain_core.outputs import Generation
 from costwise_core.budget.bounds import bound_in, is_bound, setting_in, thinks
 from costwise_core.budget.guard import Budgets
 from costwise_core.budget.payment import Payment, digest, sent_tokens
-from costwise_core.context import RequestContext, current_request
-from costwise_core.tracking import TAGS, current_tags
+from costwise_core.context import RequestContext
+from costwise_core.tracking import TAGS
 from costwise_core.types import Usage
 from langchain_costwise._answers import usage_of
 from langchain_costwise._wrapper import TOLD_TAGS, ChatWrapper
@@ -199,9 +199,7 @@ def is_hit(generations: Sequence[Generation]) -> bool:
 
 
 def _tags(kwargs: Mapping[str, Any]) -> dict[str, str]:
-    said = RequestContext().override(kwargs.get(SAID) or {}).tenant
-    # `scoped` says whose a request is where `track` does not.
-    tenant = said or ("" if "tenant" in current_tags() else current_request().tenant)
+    tenant = RequestContext().override(kwargs.get(SAID) or {}).tenant
     return {**({"tenant": tenant} if tenant else {}), **(kwargs.get(TOLD_TAGS) or {})}
 
 

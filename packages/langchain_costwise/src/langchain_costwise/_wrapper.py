@@ -6,6 +6,7 @@ from typing import Any, Final
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -216,8 +217,10 @@ class ChatWrapper(ToldModel):
 
 def told(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Add what a config says of a request to the arguments."""
-    metadata = ensure_config(config).get("metadata") or {}
-    tags = {name: metadata[name] for name in TAGS if isinstance(metadata.get(name), str)}
+    config = ensure_config(config)
+    # What LangGraph calls a thread is a conversation.
+    said = {"conversation": config.get("configurable", {}).get("thread_id"), **config["metadata"]}
+    tags = {name: said[name] for name in TAGS if isinstance(said.get(name), str)}
     kwargs = with_said(config, kwargs)
     return {**kwargs, TOLD_TAGS: {**kwargs.get(TOLD_TAGS, {}), **tags}} if tags else kwargs
 
@@ -240,7 +243,11 @@ def ask(
     """Return a model's answer; its rate limiter is kept, its cache is not asked."""
     if model.rate_limiter:
         model.rate_limiter.acquire(blocking=True)
-    return model._generate(messages, stop, run_manager, **_for(model, kwargs))  # noqa: SLF001
+    given = _for(model, kwargs)
+    # A model set to stream says so in what it sends, so only its stream can be read.
+    if model._should_stream(async_api=False, **kwargs):  # noqa: SLF001
+        return generate_from_stream(model._stream(messages, stop, run_manager, **given))  # noqa: SLF001
+    return model._generate(messages, stop, run_manager, **given)  # noqa: SLF001
 
 
 async def aask(
@@ -253,7 +260,11 @@ async def aask(
     """Do what `ask` does, without blocking the event loop."""
     if model.rate_limiter:
         await model.rate_limiter.aacquire(blocking=True)
-    return await model._agenerate(messages, stop, run_manager, **_for(model, kwargs))  # noqa: SLF001
+    given = _for(model, kwargs)
+    if model._should_stream(async_api=True, **kwargs):  # noqa: SLF001
+        pieces = model._astream(messages, stop, run_manager, **given)  # noqa: SLF001
+        return await agenerate_from_stream(pieces)
+    return await model._agenerate(messages, stop, run_manager, **given)  # noqa: SLF001
 
 
 def live(

@@ -7,6 +7,7 @@ from langchain_core.language_models import BaseChatModel
 
 from costwise_core.budget.guard import Budgets
 from costwise_core.errors import ConfigError, MissingExtraError
+from langchain_costwise._routed import Routed
 from langchain_costwise._wrapper import ChatWrapper
 from langchain_costwise.budgets import BudgetedChatModel, Queue
 
@@ -87,17 +88,21 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         return await handler(self._guarded(request))
 
     def _guarded(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        if _held(request.model, self.budgets):
-            return request
-        model = BudgetedChatModel(
-            model=request.model,
+        return request.override(model=self._wrapped(request.model))
+
+    def _wrapped(self, model: BaseChatModel) -> BaseChatModel:
+        if _held(model, self.budgets):
+            return model
+        if isinstance(model, Routed):
+            return model.over(self._wrapped)
+        return BudgetedChatModel(
+            model=model,
             budgets=self.budgets,
             max_output_tokens=self.max_output_tokens,
             cheaper=self.cheaper,
             queue=self.queue,
             wait=self.wait,
         )
-        return request.override(model=model)
 
 
 def _held(model: BaseChatModel, budgets: Budgets) -> bool:

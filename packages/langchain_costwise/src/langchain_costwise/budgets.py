@@ -19,12 +19,14 @@ from costwise_core.budget.bounds import without_empty_bounds
 from costwise_core.budget.guard import Budgets
 from costwise_core.budget.payment import Payment, first_that_fits
 from costwise_core.drive import Flow, arun, call, run
-from costwise_core.errors import BudgetExceededError
+from costwise_core.errors import BudgetExceededError, ConfigError
 from costwise_core.usage import usage_of as read_usage
+from langchain_costwise._routed import Routed
 from langchain_costwise._spending import (
     HELD_BY,
     OFFERED,
     bounded,
+    innermost,
     is_hit,
     output_bound,
     payment_for,
@@ -94,6 +96,8 @@ class BudgetedChatModel(ChatWrapper):
             window or for what other calls give back.
 
     Raises:
+        ConfigError: if the model is a router: budgets go around its models, and its steps share
+            what they hold.
         BudgetExceededError: from a call that does not fit; nothing was sent.
         PriceError: from a call, if a budget is in dollars and the model has no known price.
         StoreError: from a call, if the budgets' store cannot be reached.
@@ -117,6 +121,15 @@ class BudgetedChatModel(ChatWrapper):
     cheaper: BaseChatModel | None = None
     queue: Queue | None = Field(default=None, exclude=True)
     wait: float = Field(default=0.0, ge=0)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuse what one reservation cannot hold: a router may make several calls."""
+        super().model_post_init(context)
+        if isinstance(innermost(self.model), Routed):
+            raise ConfigError(
+                "a router makes calls of several prices; put the budgets around its models: "
+                "CostRouter(models={name: BudgetedChatModel(model=..., budgets=...), ...})."
+            )
 
     def _generate(
         self,

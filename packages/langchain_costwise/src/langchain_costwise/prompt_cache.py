@@ -107,6 +107,8 @@ class PromptCachedChatModel(ChatWrapper):
     def _prepared(
         self, messages: list[BaseMessage], kwargs: dict[str, Any]
     ) -> tuple[list[BaseMessage], dict[str, Any]]:
+        if request_context(kwargs.get(SAID)).unoptimised:
+            return messages, kwargs
         try:
             return self._made_cacheable(messages, kwargs)
         except Exception as error:  # noqa: BLE001 - dear is better than broken

@@ -37,7 +37,7 @@ class CostRouter(Routed):
         sessions: What is known of conversations.
 
     Raises:
-        ConfigError: if there is no model, or a route without one.
+        ValueError: if there is no model, or a route without one.
         RouteError: from a call that no model can answer; it says what each lacks.
 
     Example:
@@ -83,7 +83,7 @@ class Cascade(Routed):
         models: As for `CostRouter`; so are `routes`, `deadline`, `prices`, `health`, `sessions`.
 
     Raises:
-        ConfigError: if there is no model, a route without one, or a threshold out of range.
+        ValueError: if there is no model, a route without one, or a threshold out of range.
         RouteError: from a call that no model can answer.
 
     Example:
@@ -135,7 +135,7 @@ class Fallback(Routed):
         routes: As for `CostRouter`, and so are `deadline`, `prices`, `health` and `sessions`.
 
     Raises:
-        ConfigError: if there is no model, or a route without one.
+        ValueError: if there is no model, or a route without one.
         RouteError: from a call that no model can answer.
         Exception: the last model's, if none answered.
 

@@ -20,7 +20,7 @@ from costwise_core.bill import Bill
 from costwise_core.holdout import HoldOut
 from costwise_core.prices import PriceBook
 from costwise_core.protocols import Ledger
-from costwise_core.tracking import Recorder, recorder
+from costwise_core.tracking import TAGS, Recorder, recorder
 from costwise_core.tracking import track as core_track
 from costwise_core.types import Usage
 from costwise_core.usage import at_least, estimate_usage, processing_of
@@ -46,6 +46,8 @@ def track(
     of costwise's own caches is entered with what it saved; one of another cache, which LangChain
     marks by a cost of zero, is left out. Tokens a provider does not report are estimated, and the
     record says so; so are those of a stream that broke off.
+
+    Tags may be said in a call's config, too, as `{"metadata": {"tenant": "acme"}}`; they win.
 
     Searches of vector stores count as "vector_query". Embeddings, which LangChain tells nobody of,
     count where they go through costwise: through `CachedEmbeddings`, a cache or a scorer.
@@ -138,11 +140,10 @@ class _Recording(BaseCallbackHandler):
         query: str,
         *,
         run_id: UUID,
-        metadata: dict[str, Any] | None = None,
-        **_: Any,
+        **kwargs: Any,
     ) -> None:
-        if store := _first_text(metadata or {}, ("ls_vector_store_provider",)):
-            self._begin(run_id, "vector_query", store, query)
+        if store := _first_text(kwargs.get("metadata") or {}, ("ls_vector_store_provider",)):
+            self._begin(run_id, "vector_query", store, query, kwargs)
 
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         if (started := self._take(run_id)) is not None:
@@ -169,14 +170,20 @@ class _Recording(BaseCallbackHandler):
         prompt: Sequence[BaseMessage] | str,
         told: Mapping[str, Any],
     ) -> None:
-        self._begin(run_id, operation, _asked_model(told), prompt)
+        self._begin(run_id, operation, _asked_model(told), prompt, told)
 
     def _begin(
-        self, run_id: UUID, operation: str, model: str, prompt: Sequence[BaseMessage] | str
+        self,
+        run_id: UUID,
+        operation: str,
+        model: str,
+        prompt: Sequence[BaseMessage] | str,
+        told: Mapping[str, Any],
     ) -> None:
         active = recorder()
         if active is None:
             return
+        active = active.tagged(tags_in(told.get("metadata") or {}))
         started = _Started(recorder=active, operation=operation, model=model, prompt=prompt)
         with self._lock:
             self._started[run_id] = started
@@ -256,6 +263,17 @@ def unshown(
     own = replace(active, overhead=True)
     started = _Started(recorder=own, operation="chat", model=model, prompt=messages)
     return lambda answers, why: _write(uuid4().hex, started, answers, None, why=why)
+
+
+def tags_in(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags that a config's metadata says; what LangGraph calls a thread is a conversation.
+
+    Example:
+        >>> tags_in({"tenant": "acme", "thread_id": "t1", "ls_provider": "openai"})
+        {'tenant': 'acme', 'conversation': 't1'}
+    """
+    said = {"conversation": metadata.get("thread_id"), **metadata}
+    return {name: said[name] for name in TAGS if isinstance(said.get(name), str)}
 
 
 def _told(answers: Sequence[Generation]) -> Mapping[str, Any]:

@@ -17,9 +17,11 @@ from llamaindex_costwise.embedding import CachedEmbedding as CachedEmbedding
 from llamaindex_costwise.embedding import CostwiseEmbedding as CostwiseEmbedding
 from llamaindex_costwise.embedding import LlamaIndexEmbedder as LlamaIndexEmbedder
 from llamaindex_costwise.events import CacheHitEvent as CacheHitEvent
+from llamaindex_costwise.events import RouteEvent as RouteEvent
 from llamaindex_costwise.examples import FewShotSelector as FewShotSelector
 from llamaindex_costwise.ingestion import CacheInvalidator as CacheInvalidator
 from llamaindex_costwise.llm import CachedLLM as CachedLLM
+from llamaindex_costwise.output import OutputLimit as OutputLimit
 from llamaindex_costwise.packed import packed_prompts as packed_prompts
 from llamaindex_costwise.postprocessors import CostwiseCompressor as CostwiseCompressor
 from llamaindex_costwise.postprocessors import ExtractiveCompressor as ExtractiveCompressor
@@ -28,5 +30,8 @@ from llamaindex_costwise.postprocessors import RerankTrim as RerankTrim
 from llamaindex_costwise.prompt_cache import PromptCachedLLM as PromptCachedLLM
 from llamaindex_costwise.query_engine import CachedQueryEngine as CachedQueryEngine
 from llamaindex_costwise.retriever import CachedRetriever as CachedRetriever
+from llamaindex_costwise.routers import Cascade as Cascade
+from llamaindex_costwise.routers import CostRouter as CostRouter
+from llamaindex_costwise.routers import Fallback as Fallback
 from llamaindex_costwise.tool_results import compressed_tool as compressed_tool
 from llamaindex_costwise.tracking import track as track

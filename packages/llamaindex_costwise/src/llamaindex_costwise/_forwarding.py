@@ -1,7 +1,7 @@
 """What every LLM that stands in front of another has in common with it."""
 
 from collections.abc import AsyncGenerator, Generator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -22,10 +22,10 @@ from llama_index.core.tools import BaseTool
 
 from costwise_core.errors import ConfigError
 
-__all__ = ["ForwardingLLM"]
+__all__ = ["SHARED", "ForwardingLLM"]
 
 # Settings and synthesizers set these on the outermost LLM only; they mean the one that is called.
-_SHARED = (
+SHARED: Final = (
     "callback_manager",
     "completion_to_prompt",
     "messages_to_prompt",
@@ -53,14 +53,14 @@ class ForwardingLLM(FunctionCallingLLM):
                 f"{name} cannot wrap a structured LLM; wrap the LLM below it: "
                 f"{name}(llm=..., ...).as_structured_llm(output_cls)."
             )
-        shared = {name: getattr(llm, name) for name in _SHARED}
+        shared = {name: getattr(llm, name) for name in SHARED}
         super().__init__(**{**shared, **kwargs, "llm": llm})
-        for name in kwargs.keys() & set(_SHARED):
+        for name in kwargs.keys() & set(SHARED):
             setattr(self, name, kwargs[name])
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
-        if name in _SHARED:
+        if name in SHARED:
             setattr(self.llm, name, value)
 
     @property

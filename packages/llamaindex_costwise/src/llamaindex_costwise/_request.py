@@ -60,9 +60,12 @@ _OPERATIONAL = frozenset(
         "embed_batch_size",
         "embeddings_cache",
         "budgets",
+        "health",
         "in_flight",
         "max_retries",
         "num_workers",
+        "prices",
+        "sessions",
         "output_parser",  # works on the prompt, which counts, and on the answer, afterwards
         "rate_limiter",
         "reuse_client",

@@ -19,11 +19,10 @@ from llama_index.core.llms.llm import LLM
 from costwise_core.budget.bounds import bound_in, setting_in, thinks
 from costwise_core.budget.guard import Budgets
 from costwise_core.budget.payment import Payment, digest, sent_tokens
-from costwise_core.context import current_request
-from costwise_core.tracking import current_tags
 from costwise_core.types import Usage
 from costwise_core.usage import StreamUsage, usage_of
 from llamaindex_costwise._usage import reports_usage
+from llamaindex_costwise.tracking import told_tags
 
 __all__ = [
     "Sent",
@@ -102,7 +101,7 @@ def payment_for(
         model=name,
         input_tokens=sent_tokens(sent.texts, name, offered=sent.offered, media=sent.media),
         output_tokens=output_bound(llm, kwargs, most) * answers,
-        tags={**_tags(), "prompt": digest(sent.texts)},
+        tags={**told_tags(), "prompt": digest(sent.texts)},
         # A model that thinks before it speaks is paid for words that no piece shows.
         live=live and not thinks(name),
     )
@@ -178,12 +177,6 @@ class Told:
 def _is_hit(answer: Answer) -> bool:
     told = answer.additional_kwargs.get("costwise")
     return isinstance(told, Mapping) and bool(told.get("hit"))
-
-
-def _tags() -> dict[str, str]:
-    # `scoped` says whose a request is where `track` does not.
-    tenant = "" if "tenant" in current_tags() else current_request().tenant
-    return {"tenant": tenant} if tenant else {}
 
 
 def _own_bound(llm: LLM) -> int | None:

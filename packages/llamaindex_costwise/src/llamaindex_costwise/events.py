@@ -7,7 +7,7 @@ from llama_index_instrumentation import get_dispatcher
 
 from costwise_core.types import Hit, Usage
 
-__all__ = ["CacheHitEvent", "announce", "marker"]
+__all__ = ["CacheHitEvent", "RouteEvent", "announce", "marker"]
 
 _dispatcher = get_dispatcher(__name__)
 
@@ -40,6 +40,30 @@ class CacheHitEvent(BaseEvent):
     def class_name(cls) -> str:
         """Return the name events are told apart by."""
         return "CacheHitEvent"
+
+
+class RouteEvent(BaseEvent):
+    """A routed request was answered; carries no prompt text.
+
+    Args:
+        model: Name of the route that answered.
+        why: One sentence for a person.
+        told: The decision and every step, as in the response's
+            `additional_kwargs["costwise"]["route"]`.
+
+    Example:
+        >>> RouteEvent(model="small", why="the cheapest that can answer", told={}).class_name()
+        'RouteEvent'
+    """
+
+    model: str
+    why: str
+    told: dict[str, Any]
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name events are told apart by."""
+        return "RouteEvent"
 
 
 def announce(hit: Hit, *, operation: str, model: str) -> None:

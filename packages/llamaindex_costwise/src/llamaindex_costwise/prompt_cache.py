@@ -153,6 +153,8 @@ class PromptCachedLLM(ForwardingLLM):
         kwargs: dict[str, Any],
         tools: Sequence[BaseTool] = (),
     ) -> tuple[list[ChatMessage], dict[str, Any]]:
+        if current_request().unoptimised:
+            return list(messages), kwargs
         try:
             return self._made_cacheable(list(messages), kwargs, tools)
         except Exception as error:  # noqa: BLE001 - dear is better than broken

@@ -31,6 +31,7 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import QueryBundle
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
+from llama_index_instrumentation.dispatcher import active_instrument_tags
 from llama_index_instrumentation.event_handlers import BaseEventHandler
 from llama_index_instrumentation.events.span import SpanDropEvent
 from llama_index_instrumentation.span import BaseSpan
@@ -71,6 +72,8 @@ def track(
     Embeddings count too, with estimated tokens, as do rerankers that tell LlamaIndex of themselves
     and searches of vector stores ("vector_query"). LlamaIndex does not tell what an embed model's
     own `embeddings_cache` served, so that counts as embedded; `CachedEmbedding` does.
+
+    Tags may be said by LlamaIndex's `instrument_tags({"tenant": "acme"})`, too; they win.
 
     Args:
         ledger: Where calls are kept beyond the block.
@@ -347,7 +350,16 @@ def _text(prompt: str | Sequence[ChatMessage]) -> str:
 def _recorder() -> "Recorder | None":
     from costwise_core.tracking import recorder  # noqa: PLC0415 - brings the ledger
 
-    return recorder()
+    active = recorder()
+    return active.tagged(told_tags()) if active is not None else None
+
+
+def told_tags() -> dict[str, str]:
+    """Return what `instrument_tags` says of a request that is a tag of costwise's, too."""
+    from costwise_core.tracking import TAGS  # noqa: PLC0415 - likewise
+
+    said = active_instrument_tags.get()
+    return {name: said[name] for name in TAGS if isinstance(said.get(name), str)}
 
 
 def _inside(llm: LLM | None, depth: int = 4) -> list[LLM]:
@@ -365,7 +377,8 @@ def _inside(llm: LLM | None, depth: int = 4) -> list[LLM]:
 
 
 def _model(told: Mapping[str, Any]) -> str:
-    return str(told.get("model_name") or told["class_name"])
+    name = str(told.get("model_name") or "unknown")
+    return str(told["class_name"]) if name == "unknown" else name  # LlamaIndex's word for unnamed
 
 
 def _pairs(event: ReRankStartEvent) -> str:

@@ -47,6 +47,7 @@ def as_json(report: "Report") -> str:
             "tags": dict(report.tags),
             "damaged": report.damaged,
             "totals": _sums(report.totals),
+            "true_saving": None if report.true_saving is None else _plain(report.true_saving),
             "steps": [_plain(step) for step in report.steps],
             "stages": [_plain(stage) for stage in report.stages],
             "tables": {

@@ -53,6 +53,9 @@ def _body(report: "Report") -> Iterator[str]:
                 for step in report.steps
             ),
         )
+    if report.true_saving is not None:
+        yield "## True saving, by hold-out"
+        yield _plain(f"{report.true_saving}.")
     if report.advice:
         yield "## What could still be saved"
         places = places_of(one.usd for one in report.advice if one.usd is not None)
@@ -103,7 +106,7 @@ def _sums(key: str, rows: "Sequence[Row]") -> str:
                 row.name or "none",
                 usd(row.sums.usd, places),
                 share(row.sums.net_share),
-                count(row.sums.calls),
+                count(row.sums.calls or row.sums.serving_calls),
                 share(row.sums.hit_rate),
                 usd(row.sums.usd_per_call, places_of((row.sums.usd_per_call,))),
             )

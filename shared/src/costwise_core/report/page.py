@@ -59,8 +59,8 @@ def _body(report: "Report") -> str:
         f'<p class="hero{tone}">{escape(headline(report))}</p><p class="soft">{requests}</p>',
     ]
     if report.totals.calls or report.totals.own_calls:
-        parts += [_tiles(report), _waterfall(report), _trend(report), _advice(report)]
-        parts += [_tables(report), _prompts(report)]
+        parts += [_tiles(report), _waterfall(report), _sampled(report), _trend(report)]
+        parts += [_advice(report), _tables(report), _prompts(report)]
     remarks = "".join(f'<p class="note">{escape(note)}</p>' for note in notes(report))
     if remarks:
         parts.append(_card("Notes", remarks))
@@ -147,6 +147,14 @@ def _waterfall(report: "Report") -> str:
     )
 
 
+def _sampled(report: "Report") -> str:
+    if report.true_saving is None:
+        return ""
+    return _card(
+        "True saving, by hold-out", f'<p class="note">{escape(str(report.true_saving))}.</p>'
+    )
+
+
 def _evidence(step: Step) -> str:
     """Say of a change what it rests on; the two ends rest on all of them."""
     told = step.kind == "change" and step.evidence != "measured"
@@ -221,7 +229,7 @@ def _row(row: Row, places: int, part: float) -> str:
     name = escape(row.name) if row.name else '<span class="soft">none</span>'
     return (
         f'<tr><th scope="row">{name}{bar(part)}</th><td>{usd(sums.usd, places)}</td>'
-        f"<td>{share(sums.net_share)}</td><td>{count(sums.calls)}</td>"
+        f"<td>{share(sums.net_share)}</td><td>{count(sums.calls or sums.serving_calls)}</td>"
         f"<td>{share(sums.hit_rate)}</td>"
         f"<td>{usd(sums.usd_per_call, places_of((sums.usd_per_call,)))}</td></tr>"
     )

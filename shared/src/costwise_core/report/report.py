@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from costwise_core.bill import Step
 from costwise_core.errors import ConfigError
+from costwise_core.holdout import TrueSaving
 from costwise_core.ledger_sqlite import SQLiteLedger
 from costwise_core.money import dollars, picodollars
 from costwise_core.prices import PriceBook, shared_prices
@@ -111,6 +112,8 @@ class Report:
         since: Where it begins; None is with the first record.
         until: Where it ends; None is when it was made.
         tags: What all its records carry.
+        true_saving: What a hold-out shows each treated request to save; None without one, or
+            without enough requests of both arms.
         damaged: Records that could not be read and are in no number.
 
     Example:
@@ -134,6 +137,7 @@ class Report:
     since: float | None = None
     until: float | None = None
     tags: tuple[tuple[str, str], ...] = ()
+    true_saving: TrueSaving | None = None
     damaged: int = 0
 
     @property
@@ -258,9 +262,7 @@ def report_of(
     else:
         tally, damaged = _tally_of(sources, since, until, pairs)
     return Report(
-        totals=sums_of(
-            (group.overhead, bool(group.tier), numbers) for group, numbers in tally.groups
-        ),
+        totals=sums_of((group.kind, numbers) for group, numbers in tally.groups),
         tables=MappingProxyType(tables_of(tally.groups)),
         days=_days(tally),
         stages=_stages(tally),
@@ -270,6 +272,7 @@ def report_of(
         since=since,
         until=until,
         tags=pairs,
+        true_saving=None if isinstance(tally.sampled, str) else tally.sampled,
         damaged=damaged + tally.damaged,
     )
 
@@ -300,8 +303,8 @@ def _tally_of(
 def _days(tally: Tally) -> tuple[Row, ...]:
     """Return a row for every day between the first and the last, also for those without calls."""
     found: dict[int, list[Part]] = {}
-    for (day, overhead, hit), numbers in tally.days:
-        found.setdefault(day, []).append((overhead, hit, numbers))
+    for (day, kind), numbers in tally.days:
+        found.setdefault(day, []).append((kind, numbers))
     if not found:
         return ()
     first, last = min(found), max(found)

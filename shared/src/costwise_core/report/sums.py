@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Final, TypeAlias
 
 from costwise_core.money import dollars, picodollars, total
-from costwise_core.report.tally import Group, Numbers
+from costwise_core.report.tally import Group, Kind, Numbers
 
 __all__ = ["KEYS", "Part", "Row", "Sums", "sums_of", "tables_of"]
 
@@ -26,6 +26,7 @@ class Sums:
     Args:
         calls: Requests: those paid for and those answered from the cache, without overhead.
         hits: Requests answered from the cache.
+        serving_calls: Calls that served to answer requests: embeddings, reranking, searches.
         own_calls: Calls costwise itself made.
         own_tokens: Their tokens, sent and produced.
         usd: Dollars paid, for its own calls too.
@@ -48,6 +49,7 @@ class Sums:
 
     calls: int = 0
     hits: int = 0
+    serving_calls: int = 0
     own_calls: int = 0
     own_tokens: int = 0
     usd: Decimal = Decimal(0)
@@ -84,8 +86,12 @@ class Sums:
 
     @property
     def usd_per_call(self) -> Decimal:
-        """Dollars paid for a request on average, overhead included."""
-        return dollars(picodollars(self.usd) // self.calls) if self.calls else Decimal(0)
+        """Dollars paid for a request on average, with all that served it and overhead.
+
+        Where there are serving calls only, as in the row of an embed model, for one of those.
+        """
+        calls = self.calls or self.serving_calls
+        return dollars(picodollars(self.usd) // calls) if calls else Decimal(0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,8 +113,7 @@ class Row:
     others: int = 0
 
 
-Part: TypeAlias = tuple[bool, bool, Numbers]
-"""Whether the calls are overhead, whether they are hits, and their numbers."""
+Part: TypeAlias = tuple[Kind, Numbers]
 
 
 def sums_of(parts: Iterable[Part]) -> Sums:
@@ -116,21 +121,23 @@ def sums_of(parts: Iterable[Part]) -> Sums:
 
     Example:
         >>> numbers = Numbers(2, 10**12, 0, 100, 20, 0, 0, 0, 0, 1.5)
-        >>> sums_of([(False, False, numbers), (True, False, numbers)]).overhead
+        >>> sums_of([("paid", numbers), ("own", numbers)]).overhead
         Decimal('1')
     """
-    calls = hits = own = own_tokens = own_estimated = usd = overhead = saved = 0
+    calls = hits = serving = own = own_tokens = own_estimated = usd = overhead = saved = 0
     counts = [0] * 6
     seconds = 0.0
-    for is_own, is_hit, numbers in parts:
-        if is_own:
+    for kind, numbers in parts:
+        if kind == "own":
             own += numbers.calls
             own_tokens += numbers.input_tokens + numbers.output_tokens
             own_estimated += numbers.estimated
             overhead += numbers.usd
+        elif kind == "serving":
+            serving += numbers.calls
         else:
             calls += numbers.calls
-            hits += numbers.calls if is_hit else 0
+            hits += numbers.calls if kind == "hit" else 0
             seconds += numbers.seconds
         usd += numbers.usd
         saved += numbers.saved
@@ -138,6 +145,7 @@ def sums_of(parts: Iterable[Part]) -> Sums:
     return Sums(
         calls=calls,
         hits=hits,
+        serving_calls=serving,
         own_calls=own,
         own_tokens=own_tokens,
         usd=dollars(usd),
@@ -165,7 +173,7 @@ def tables_of(groups: Iterable[tuple[Group, Numbers]]) -> Mapping[str, tuple[Row
     """
     found: dict[str, dict[str, list[Part]]] = {key: {} for key in KEYS}
     for group, numbers in groups:
-        part = (group.overhead, bool(group.tier), numbers)
+        part = (group.kind, numbers)
         for key in KEYS:
             found[key].setdefault(getattr(group, key), []).append(part)
     # That all calls are chats is nothing to tell; that all are one team's may well be.
@@ -179,7 +187,7 @@ def tables_of(groups: Iterable[tuple[Group, Numbers]]) -> Mapping[str, tuple[Row
 def _rows(values: Mapping[str, list[Part]]) -> tuple[Row, ...]:
     by_cost = sorted(
         values.items(),
-        key=lambda item: (-sum(numbers.usd for *_, numbers in item[1]), item[0]),
+        key=lambda item: (-sum(numbers.usd for _, numbers in item[1]), item[0]),
     )
     kept, rest = by_cost[:MAX_ROWS], by_cost[MAX_ROWS:]
     rows = [Row(name=name, sums=sums_of(parts)) for name, parts in kept]

@@ -4,15 +4,26 @@ A million records are never made into objects: what leaves the file are sums ove
 over days and over prompts.
 """
 
-import heapq
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from costwise_core.holdout import HOLDOUT, TREATED, Request, TrueSaving, saving_of
 from costwise_core.ledger_schema import SERIES_TAGS
+from costwise_core.types import SERVING
 
-__all__ = ["DAY", "Group", "Numbers", "Prefixes", "PromptNumbers", "Repeats", "Tally", "read_tally"]
+__all__ = [
+    "DAY",
+    "Group",
+    "Kind",
+    "Numbers",
+    "Prefixes",
+    "PromptNumbers",
+    "Repeats",
+    "Tally",
+    "read_tally",
+]
 
 DAY: Final = 86_400
 _TOP_PROMPTS: Final = 20
@@ -29,6 +40,10 @@ _CACHE_SECONDS: Final = 300
 """How long providers keep a prompt prefix at least."""
 
 
+Kind: TypeAlias = Literal["paid", "hit", "serving", "own"]
+"""What calls are: paid answers, hits, what served to answer requests, or costwise's own."""
+
+
 class Group(NamedTuple):
     """Calls of one kind. Texts are "" where a call has no such tag."""
 
@@ -42,6 +57,15 @@ class Group(NamedTuple):
     tenant: str
     endpoint: str
     arm: str
+
+    @property
+    def kind(self) -> Kind:
+        """What calls these are."""
+        if self.overhead:
+            return "own"
+        if self.operation in SERVING:
+            return "serving"
+        return "hit" if self.tier else "paid"
 
 
 class Numbers(NamedTuple):
@@ -101,20 +125,22 @@ class Tally:
 
     Args:
         groups: Sums by kind of call.
-        days: Sums by (days since 1970 in UTC, overhead, whether it was a hit).
+        days: Sums by days since 1970 in UTC, and what calls they are.
         stages: (stage, kind of saving, calls, 10^-12 dollars, tokens).
         prompts: The dearest, dearest first.
         repeats: Prompts paid for more than once.
         prefixes: By model, what a provider's cache could have read.
+        sampled: What a hold-out shows, or why it shows nothing yet; "" where nothing is held out.
         damaged: Records with an amount or a time that could not be read.
     """
 
     groups: Sequence[tuple[Group, Numbers]]
-    days: Sequence[tuple[tuple[int, bool, bool], Numbers]]
+    days: Sequence[tuple[tuple[int, Kind], Numbers]]
     stages: Sequence[tuple[str, str, int, int, int]]
     prompts: Sequence[PromptNumbers]
     repeats: Repeats
     prefixes: Sequence[Prefixes]
+    sampled: TrueSaving | str = ""
     damaged: int = 0
 
 
@@ -129,21 +155,36 @@ def read_tally(db: sqlite3.Connection, where: str, values: Sequence[object]) -> 
     Raises:
         sqlite3.Error: if the file cannot be read.
     """
-    chosen = f"{where} AND {_SOUND}"
     db.execute("BEGIN")
     try:
-        prompts, repeats = _prompts(db, chosen, values)
+        chosen = _chosen(db, where, values)
+        groups = _groups(db, chosen)
+        prompts, repeats = _prompts(db, chosen)
+        wanted = db.execute(f"SELECT count(*) FROM calls WHERE {where}", values).fetchone()[0]  # noqa: S608
         return Tally(
-            groups=_groups(db, chosen, values),
-            days=_days(db, chosen, values),
-            stages=_stages(db, chosen, values),
+            groups=groups,
+            days=_days(db, chosen),
+            stages=_stages(db, chosen),
             prompts=prompts,
             repeats=repeats,
-            prefixes=_prefixes(db, chosen, values),
-            damaged=_count(db, where, values) - _count(db, chosen, values),
+            prefixes=_prefixes(db, chosen),
+            sampled=_sampled(db, chosen),
+            damaged=wanted - sum(numbers.calls for _, numbers in groups),
         )
     finally:
         db.execute("ROLLBACK")
+
+
+def _chosen(db: sqlite3.Connection, where: str, values: Sequence[object]) -> str:
+    """Return SQL that selects the wanted calls that are sound; what it looks up ends with ROLLBACK.
+
+    Which calls carry a tag takes long to find, so it is found once and not for every sum.
+    """
+    if where == "1":
+        return _EVERYTHING
+    db.execute("CREATE TEMP TABLE chosen (seq INTEGER PRIMARY KEY)")
+    db.execute(f"INSERT INTO chosen SELECT seq FROM calls WHERE {where} AND {_SOUND}", values)  # noqa: S608
+    return "seq IN (SELECT seq FROM chosen)"
 
 
 # A sum of 64 bits would overflow at nine million dollars, so dollars are summed in two parts.
@@ -169,7 +210,10 @@ _OWN_SUMS: Final = "coalesce(sum(overhead), 0), " + ", ".join(
         "seconds",
     )
 )
+_BLOBS: Final = ", ".join(f"CAST('{name}' AS BLOB)" for name in sorted(SERVING))
+_SERVES: Final = f"(NOT overhead AND operation IN ({_BLOBS}))"
 _PAID: Final = "tier = '' AND NOT overhead"
+_HAS_PROMPT: Final = "prompt_hash <> x''"
 
 
 def _numbers(row: Sequence[Any]) -> Numbers:
@@ -178,9 +222,7 @@ def _numbers(row: Sequence[Any]) -> Numbers:
     return Numbers._make(sums)
 
 
-def _groups(
-    db: sqlite3.Connection, where: str, values: Sequence[object]
-) -> list[tuple[Group, Numbers]]:
+def _groups(db: sqlite3.Connection, where: str) -> list[tuple[Group, Numbers]]:
     kinds = {
         row[0]: Group(_text(row[1]), _text(row[2]), bool(row[3]), *map(_text, row[4:]))
         for row in db.execute(
@@ -188,82 +230,75 @@ def _groups(
         )
     }
     unknown = Group("", "", False, *[""] * 7)  # noqa: FBT003
-    rows = db.execute(f"SELECT series, {_SUMS} FROM calls WHERE {where} GROUP BY 1", values)  # noqa: S608
+    rows = db.execute(f"SELECT series, {_SUMS} FROM calls WHERE {where} GROUP BY 1")  # noqa: S608
     return [(kinds.get(row[0], unknown), _numbers(row[1:])) for row in rows]
 
 
-def _days(
-    db: sqlite3.Connection, where: str, values: Sequence[object]
-) -> list[tuple[tuple[int, bool, bool], Numbers]]:
+def _days(db: sqlite3.Connection, where: str) -> list[tuple[tuple[int, Kind], Numbers]]:
     """Sum up day by day along the index of times, since sorting all records would cost more."""
+    where = f"+{where}"  # which keeps SQLite from going through all that are chosen, every day
     first = f"SELECT min(at) FROM calls WHERE {where} AND at >= ?"  # noqa: S608
     sums = (
-        f"SELECT {_SUMS}, coalesce(sum(tier <> '' AND NOT overhead), 0), {_OWN_SUMS} "  # noqa: S608
+        f"SELECT {_SUMS}, {_OWN_SUMS}, coalesce(sum(tier <> '' AND NOT {_SERVES}), 0), "  # noqa: S608
+        f"coalesce(sum({_SERVES}), 0), total(seconds) FILTER (WHERE {_SERVES}) "
         f"FROM calls WHERE {where} AND at >= ? AND at < ?"
     )
-    found = []
+    found: list[tuple[tuple[int, Kind], Numbers]] = []
     after = 0.0
-    while (at := db.execute(first, (*values, after)).fetchone()[0]) is not None:
+    while (at := db.execute(first, (after,)).fetchone()[0]) is not None:
         day = int(at // DAY)
         after = float((day + 1) * DAY)
-        row = db.execute(sums, (*values, day * DAY, after)).fetchone()
-        every, hits, own = _numbers(row[:12]), int(row[12]), _numbers(row[13:])
+        row = db.execute(sums, (day * DAY, after)).fetchone()
+        every, own, (hits, serving, seconds) = _numbers(row[:12]), _numbers(row[12:24]), row[24:]
         rest = Numbers._make(one - other for one, other in zip(every, own, strict=True))
-        # Of hits only the number is told apart: what they saved is in the sums of all requests.
+        # Of hits and what serves only the number is told apart: the rest is in the sums of all.
+        paid = rest._replace(
+            calls=rest.calls - hits - serving, seconds=max(0.0, rest.seconds - seconds)
+        )
         found += [
-            ((day, False, False), rest._replace(calls=rest.calls - hits)),
-            ((day, False, True), Numbers(hits, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)),
-            ((day, True, False), own),
+            ((day, "paid"), paid),
+            ((day, "hit"), Numbers(hits, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)),
+            ((day, "serving"), Numbers(serving, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)),
+            ((day, "own"), own),
         ]
     return found
 
 
-def _stages(
-    db: sqlite3.Connection, where: str, values: Sequence[object]
-) -> list[tuple[str, str, int, int, int]]:
-    inner = "" if where == _EVERYTHING else f"WHERE seq IN (SELECT seq FROM calls WHERE {where})"  # noqa: S608
+def _stages(db: sqlite3.Connection, where: str) -> list[tuple[str, str, int, int, int]]:
+    inner = "" if where == _EVERYTHING else f"WHERE {where}"
     rows = db.execute(
         f"SELECT stage, kind, count(*), sum(usd / {_HIGH}), sum(usd % {_HIGH}), sum(tokens) "  # noqa: S608
-        f"FROM savings {inner} GROUP BY 1, 2",
-        values if inner else (),
+        f"FROM savings {inner} GROUP BY 1, 2"
     )
     return [
         (_text(row[0]), _text(row[1]), row[2], _money(row[3], row[4]), int(row[5])) for row in rows
     ]
 
 
-def _prompts(
-    db: sqlite3.Connection, where: str, values: Sequence[object]
-) -> tuple[list[PromptNumbers], Repeats]:
-    """Read every prompt's cost once, keeping the dearest and the sum over repeated ones."""
-    rows = db.execute(
-        f"SELECT prompt_hash, count(*), sum(usd) FROM calls WHERE {where} "  # noqa: S608
-        f"AND prompt_hash <> x'' AND {_PAID} GROUP BY 1",
-        values,
-    )
-    prompts = again = usd = 0
-    dearest: list[tuple[int, bytes]] = []
-    for name, calls, paid in rows:
-        if calls > 1:
-            prompts, again = prompts + 1, again + calls - 1
-            usd += (paid or 0) - (paid or 0) // calls
-        if len(dearest) < _TOP_PROMPTS:
-            heapq.heappush(dearest, (paid or 0, name))
-        elif (paid or 0) > dearest[0][0]:
-            heapq.heapreplace(dearest, (paid or 0, name))
-    ranked = [name for _, name in sorted(dearest, key=lambda one: (-one[0], one[1]))]
-    return _dearest(db, where, values, ranked), Repeats(prompts, again, usd)
+def _prompts(db: sqlite3.Connection, where: str) -> tuple[list[PromptNumbers], Repeats]:
+    """Sum up every prompt's cost once, keeping the dearest and the sum over repeated ones."""
+    repeated, *dearest = db.execute(
+        "WITH prompts AS MATERIALIZED ("  # noqa: S608
+        "SELECT prompt_hash, count(*) AS calls, coalesce(sum(usd), 0) AS usd "
+        f"FROM calls WHERE {where} AND {_HAS_PROMPT} AND {_PAID} GROUP BY 1"
+        "), again AS ("
+        "SELECT calls - 1 AS calls, usd - usd / calls AS usd FROM prompts WHERE calls > 1) "
+        f"SELECT count(*), sum(calls), sum(usd / {_HIGH}), sum(usd % {_HIGH}) FROM again "
+        "UNION ALL SELECT * FROM (SELECT prompt_hash, NULL, NULL, NULL FROM prompts "
+        f"ORDER BY usd DESC, prompt_hash LIMIT {_TOP_PROMPTS})"
+    ).fetchall()
+    prompts, again, usd, low = repeated
+    repeats = Repeats(prompts, int(again or 0), _money(usd, low))
+    return _dearest(db, where, [row[0] for row in dearest]), repeats
 
 
-def _dearest(
-    db: sqlite3.Connection, where: str, values: Sequence[object], ranked: Sequence[bytes]
-) -> list[PromptNumbers]:
+def _dearest(db: sqlite3.Connection, where: str, ranked: Sequence[bytes]) -> list[PromptNumbers]:
     rows = db.execute(
         f"SELECT prompt_hash, model, series, sum({_PAID}), sum(tier <> ''), "  # noqa: S608
         f"sum(usd / {_HIGH}), sum(usd % {_HIGH}), sum(input_tokens), sum(output_tokens) "
-        f"FROM calls WHERE {where} AND NOT overhead "
+        f"FROM calls WHERE {where} AND {_HAS_PROMPT} AND NOT overhead "
         f"AND prompt_hash IN ({', '.join('?' * len(ranked))}) GROUP BY 1",
-        (*values, *ranked),
+        tuple(ranked),
     ).fetchall()
     found = {}
     for name, model, series, paid_calls, hits, usd, low, sent, produced in rows:
@@ -281,20 +316,35 @@ def _dearest(
     return [found[name] for name in ranked]
 
 
-def _prefixes(db: sqlite3.Connection, where: str, values: Sequence[object]) -> list[Prefixes]:
+def _prefixes(db: sqlite3.Connection, where: str) -> list[Prefixes]:
     rows = db.execute(
         "SELECT model, count(*), sum(unread - 1) FROM ("  # noqa: S608
-        "SELECT model, sum(cache_read_tokens = 0) AS unread "
-        f"FROM calls WHERE {where} AND prefix_hash <> x'' AND {_PAID} "
+        "SELECT model, count(*) AS unread "
+        f"FROM calls WHERE {where} AND prefix_hash <> x'' AND cache_read_tokens = 0 AND {_PAID} "
         f"GROUP BY prefix_hash, CAST(at / {_CACHE_SECONDS} AS INTEGER) HAVING unread > 1"
-        ") GROUP BY 1",
-        values,
+        ") GROUP BY 1"
     )
     return [Prefixes(_text(row[0]), int(row[1]), int(row[2])) for row in rows]
 
 
-def _count(db: sqlite3.Connection, where: str, values: Sequence[object]) -> int:
-    return int(db.execute(f"SELECT count(*) FROM calls WHERE {where}", values).fetchone()[0])  # noqa: S608
+def _sampled(db: sqlite3.Connection, where: str) -> TrueSaving | str:
+    """Compare the arms of a hold-out, request by request; without one this costs nothing."""
+    if not db.execute("SELECT 1 FROM series WHERE arm = CAST(? AS BLOB)", (HOLDOUT,)).fetchone():
+        return ""
+    rows = db.execute(
+        "SELECT arm, coalesce(asked.value, chosen.id), sum(usd), "  # noqa: S608
+        "sum(saved - CASE WHEN chosen.overhead THEN usd ELSE 0 END), sum(usd IS NULL) "
+        f"FROM (SELECT * FROM calls WHERE {where}) AS chosen "
+        "JOIN series ON series.id = chosen.series "
+        "LEFT JOIN tags AS asked "
+        "ON asked.seq = chosen.seq AND asked.name = CAST('request' AS BLOB) "
+        "WHERE arm IN (CAST(? AS BLOB), CAST(? AS BLOB)) GROUP BY 1, 2",
+        (HOLDOUT, TREATED),
+    )
+    return saving_of(
+        Request(arm.decode(), paid or 0, claimed or 0, not unpriced)
+        for arm, _, paid, claimed, unpriced in rows
+    )
 
 
 def _money(high: Any, low: Any) -> int:

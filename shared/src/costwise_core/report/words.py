@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from costwise_core.holdout import HOLDOUT
+
 if TYPE_CHECKING:
     from costwise_core.report.report import Report
 
@@ -112,6 +114,11 @@ def notes(report: "Report") -> list[str]:
     if modelled:
         names = ", ".join(name.replace("_", " ") for name in modelled)
         told.append(f"Savings that are at least partly modelled or sampled, not measured: {names}.")
+    arms = {row.name for row in report.tables.get("arm", ())}
+    if HOLDOUT in arms and report.true_saving is None:
+        told.append(
+            "Too few requests were held out, or treated, to tell the true saving with an interval."
+        )
     if report.damaged:
         told.append(f"{report.damaged:,} records could not be read and are in no number.")
     return told

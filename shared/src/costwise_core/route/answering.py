@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Generic, Protocol, TypeVar
 
+from costwise_core.context import current_request
 from costwise_core.drive import Flow, call
 from costwise_core.errors import ConfigError, nearest
 from costwise_core.prices import PriceBook, shared_prices
@@ -42,8 +43,11 @@ class Caller(Protocol[T]):
         """
         ...
 
-    def read(self, answer: T) -> Candidate:
-        """Return what a judge is to see of an answer that was not final."""
+    def read(self, answer: T) -> Candidate | Judgement:
+        """Return what a judge is to see of an answer that was not final.
+
+        A judgement is taken as it is: of an answer that is not even of the form asked for.
+        """
         ...
 
 
@@ -79,8 +83,7 @@ class Outcome(Generic[T]):
         route: Name of the route that answered.
         decision: What was decided before the first call.
         steps: Every call made, in order.
-        baseline: What would have answered without routing: the dearest route that could; for the
-            bill.
+        baseline: What would have answered without routing; for the bill.
 
     Example:
         >>> decision = Decision(model="small", why="the only one")
@@ -130,9 +133,12 @@ class Routing:
         prices: What routes are priced with; the list if not given.
         health: What is known of failing routes; shared between several of these if you like.
         sessions: What is known of conversations.
+        baseline: Name of the route that would answer if nothing were routed, which it does where a
+            request runs unoptimised (see `HoldOut`); "" is the dearest that can.
 
     Raises:
-        ConfigError: if there is no route, two have one name, or the threshold is out of range.
+        ConfigError: if there is no route, two have one name, the threshold is out of range, or
+            the baseline is no route.
 
     Example:
         >>> from costwise_core.drive import run
@@ -157,6 +163,7 @@ class Routing:
         prices: PriceBook | None = None,
         health: Health | None = None,
         sessions: Sessions | None = None,
+        baseline: str = "",
     ) -> None:
         names = [route.name for route in routes]
         if not names:
@@ -165,12 +172,15 @@ class Routing:
             raise ConfigError(f"two routes are called {min(twice)!r}; names must differ.")
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold must be from 0 to 1, got {threshold}.")
+        if baseline and baseline not in names:
+            raise ConfigError(f"the baseline {baseline!r} is no route.{nearest(baseline, names)}")
         self.routes = tuple(routes)
         self.router, self.judge, self.threshold = router, judge, threshold
         self.deadline = deadline
         self.prices = prices or shared_prices()
         self.health = health or Health()
         self.sessions = sessions or Sessions()
+        self.baseline = baseline
 
     def answer(self, ask: Ask, caller: Caller[T]) -> Flow[Outcome[T]]:
         """Get one request answered.
@@ -181,6 +191,7 @@ class Routing:
         """
         began = time.monotonic()
         fitting = can_answer(ask, self.routes, self.prices)
+        judge = None if current_request().unoptimised else self.judge
         decision = yield from self._decide(ask, fitting)
         names = [one.route.name for one in fitting]
         left = sorted(fitting, key=lambda one: one.route.name != decision.model)
@@ -193,7 +204,7 @@ class Routing:
             dearer = [
                 other for other in left if names.index(other.route.name) > names.index(route.name)
             ]
-            final = self.judge is None or not dearer
+            final = judge is None or not dearer
             asked = time.monotonic()
             try:
                 answer = yield from call(caller.attempt, route, final=final)
@@ -213,7 +224,7 @@ class Routing:
                 steps.append(_step(route, "", asked))
                 held = _Held(answer, route.name, 1.0)
                 break
-            judgement = yield from self._score(ask, replace(caller.read(answer), route=route.name))
+            judgement = yield from self._score(ask, route, caller.read(answer))
             steps.append(_step(route, judgement.why, asked, score=judgement.score))
             if held is None or judgement.score >= held.score:
                 held = _Held(answer, route.name, judgement.score)
@@ -228,10 +239,17 @@ class Routing:
             route=held.route,
             decision=decision,
             steps=tuple(steps),
-            baseline=fitting[-1].route,
+            baseline=self.usual(fitting),
         )
 
+    def usual(self, fitting: Sequence[Priced]) -> Route:
+        """Return what would answer if nothing were routed."""
+        named = [one.route for one in fitting if one.route.name == self.baseline]
+        return named[0] if named else fitting[-1].route
+
     def _decide(self, ask: Ask, fitting: Sequence[Priced]) -> Flow[Decision]:
+        if current_request().unoptimised:
+            return Decision(model=self.usual(fitting).name, why="the request runs unoptimised")
         routes = [one.route for one in fitting]
         if self.router is None:
             decision = Decision(model=routes[0].name, why="the cheapest that can answer")
@@ -278,11 +296,13 @@ class Routing:
             return min(left, key=lambda one: self.health.back_in(one.route.name))
         return found
 
-    def _score(self, ask: Ask, candidate: Candidate) -> Flow[Judgement]:
+    def _score(self, ask: Ask, route: Route, seen: Candidate | Judgement) -> Flow[Judgement]:
+        if isinstance(seen, Judgement):
+            return seen
         if self.judge is None:  # pragma: no cover - not asked then
             return Judgement(score=1.0, why="")
         try:
-            return (yield from call(self.judge.judge, ask, candidate))
+            return (yield from call(self.judge.judge, ask, replace(seen, route=route.name)))
         except Exception as error:  # noqa: BLE001 - an answer nobody could judge is not shown
             return Judgement(score=0.0, why=f"the judge failed ({type(error).__name__})")
 

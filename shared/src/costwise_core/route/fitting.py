@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Design", "Sparse", "logistic", "minimise", "weighted"]
+__all__ = ["Design", "Sparse", "logistic", "minimise", "stacked", "weighted"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,12 +36,14 @@ class Sparse:
     def times(self, weights: Floats) -> Floats:
         """Return the product with a vector of one number for each column."""
         products = self.values * weights[self.columns]
-        return np.bincount(self.rows, weights=products, minlength=self.shape[0])
+        sums: Floats = np.bincount(self.rows, products, self.shape[0]).astype(np.float64)
+        return sums
 
     def across(self, numbers: Floats) -> Floats:
         """Return the product of the transpose with a vector of one number for each row."""
         products = self.values * numbers[self.rows]
-        return np.bincount(self.columns, weights=products, minlength=self.shape[1])
+        sums: Floats = np.bincount(self.columns, products, self.shape[1]).astype(np.float64)
+        return sums
 
 
 @dataclass(frozen=True, slots=True)

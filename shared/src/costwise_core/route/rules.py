@@ -5,6 +5,7 @@ told best which questions the dearer model is needed for, and that was little be
 (see docs/routing.md). Train a router on your own outcomes once there are a hundred.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Final
 from costwise_core.errors import ConfigError
 from costwise_core.route.routes import Ask, Decision, Route
 
-__all__ = ["TASKS", "RuleRouter", "Task"]
+__all__ = ["TASKS", "RuleRouter", "Task", "route_at"]
 
 _WORD: Final = re.compile(r"\w+")
 _MOST_CHARS: Final = 20_000
@@ -43,10 +44,8 @@ class Task:
     tier: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.words, str) or not all(word.strip() for word in self.words):
-            raise ConfigError(f"task {self.name!r} needs a tuple of words, got {self.words!r}.")
-        if not self.words:
-            raise ConfigError(f"task {self.name!r} has no words it could be known by.")
+        if not self.words or not all(word.strip() for word in self.words):
+            raise ConfigError(f"task {self.name!r} needs words it is known by, got {self.words!r}.")
         if not 0 <= self.tier <= 1:
             raise ConfigError(
                 f"task {self.name!r} has the tier {self.tier}; give 0 for the cheapest model to 1 "
@@ -150,9 +149,7 @@ class RuleRouter:
     def decide(self, ask: Ask, routes: Sequence[Route]) -> Decision:
         """Choose one of the routes, cheapest first."""
         tier, why = self.tier(ask)
-        # Rounded up, so that of two models the middle takes the better one.
-        at = -int(-tier * (len(routes) - 1) // 1)
-        return Decision(model=routes[at].name, why=why)
+        return Decision(model=route_at(tier, routes).name, why=why)
 
     def tier(self, ask: Ask) -> tuple[float, str]:
         """Return how strong a model a request takes, from 0 to 1, and why."""
@@ -169,6 +166,16 @@ class RuleRouter:
         if count <= self.short:
             return 0.0, f"short: {count:,} words, at most {self.short:,}"
         return 0.5, f"of no known kind, {count:,} words"
+
+
+def route_at(tier: float, routes: Sequence[Route]) -> Route:
+    """Return the route at a tier from 0, the first, to 1, the last; between two the dearer.
+
+    Example:
+        >>> route_at(0.5, [Route(name="small"), Route(name="large")]).name
+        'large'
+    """
+    return routes[math.ceil(tier * (len(routes) - 1))]
 
 
 @lru_cache(maxsize=256)
