@@ -5,9 +5,9 @@
 
 `record` prices a call, puts it on a bill and writes it to a ledger of that many rows, as a tracked
 application does once for each model call, with a prompt of 8,000 characters to hash. `spent` sums
-the whole ledger, and one of ten features of it. `report` makes a report over all of it, and
-`report_html` the page of that. `price` is a model asked for before. Milliseconds of CPU, and of
-wall time under `wall`.
+the whole ledger, and one of ten features of it. `report` makes a report over all of it, one over a
+feature and one over the last of three months, and `report_html` the page of the first. `price` is a
+model asked for before. Milliseconds of CPU, and of wall time under `wall`.
 """
 
 import random
@@ -28,29 +28,35 @@ from costwise_core.tracking import record_call, track
 from costwise_core.types import CallRecord, Saving, Usage
 
 USAGE = Usage(input_tokens=2_000, output_tokens=150, cache_read_tokens=1_000)
+UNCACHED = Usage(input_tokens=2_000, output_tokens=150)
 FEATURE = [("feature", "f3")]
+MONTH = 86_400 * 60.0
 MODELS = ("gpt-4o-mini", "gpt-4o", "claude-haiku-4-5", "claude-sonnet-4-5")
 PASSAGE = "The treaty was signed in 1648 and ended thirty years of war in central Europe. " * 100
 
 
 def rows(count: int, seed: int) -> Iterator[CallRecord]:
-    """Calls over 90 days: 10 features, 1,000 tenants and 4 models, half of the prompts repeated."""
+    """Calls over 90 days: 10 features, 1,000 tenants and 4 models, half of the prompts repeated.
+
+    The provider's cache serves every other one of them.
+    """
     made = random.Random(seed)
     for n in range(count):
         model = MODELS[made.randrange(4)]
+        cached = made.random() < 0.5
         yield CallRecord(
             id=str(n),
             at=86_400 * 90 * n / count,
             operation="chat",
             model=model,
-            usage=USAGE,
+            usage=USAGE if cached else UNCACHED,
             usd=Decimal(made.randrange(10**9)).scaleb(-12),
             tags=(
                 ("endpoint", f"/{n % 10}"),
                 ("feature", f"f{n % 10}"),
                 ("tenant", f"t{made.randrange(1000)}"),
             ),
-            savings=(Saving(stage="prompt_cache", usd=Decimal("0.000075")),),
+            savings=(Saving(stage="prompt_cache", usd=Decimal("0.000075")),) if cached else (),
             tier="exact" if n % 5 == 0 else "",
             seconds=0.8,
             prompt_hash=prompt_hash(str(made.randrange(count // 2 + 1)), model),
@@ -99,6 +105,8 @@ def main() -> None:
                 measure(f"read_all_{name}", lambda _, it=ledger: sum(1 for _ in it.records()), 2)
             if isinstance(ledger, SQLiteLedger):
                 measure("report", lambda _, it=ledger: report_of(it), 3)
+                measure("report_by_tag", lambda _, it=ledger: report_of(it, tags=dict(FEATURE)), 3)
+                measure("report_month", lambda _, it=ledger: report_of(it, since=MONTH), 3)
                 made = report_of(ledger)
                 measure("report_html", lambda _, it=made: it.to_html(), 3)
                 size = sum(path.stat().st_size for path in Path(folder).iterdir())

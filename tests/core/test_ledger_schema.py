@@ -116,6 +116,27 @@ def test_damage_in_an_old_file_does_not_keep_it_from_opening(old, column, value)
         assert report_of(ledger).to_html()
 
 
+def test_a_ledger_of_version_2_opens_and_is_summed_up_without_reading_its_rows(tmp_path):
+    path, now = tmp_path / "old.db", {"clock": lambda: 0.0}
+    with SQLiteLedger(path) as ledger:
+        ledger.record(RECORDS)
+        before = report_of(ledger, **now)
+    with sqlite3.connect(path) as db:  # all that version 3 added
+        db.execute("DROP INDEX calls_series")
+        db.execute("DROP INDEX calls_prompt")
+        db.execute("PRAGMA user_version = 2")
+    db.close()
+    with SQLiteLedger(path) as ledger:
+        assert list(ledger.records()) == RECORDS
+        assert report_of(ledger, **now) == before
+        with ledger._file.reading() as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (3,)
+            plan = db.execute(
+                "EXPLAIN QUERY PLAN SELECT series, sum(usd), total(seconds) FROM calls GROUP BY 1"
+            ).fetchall()
+        assert [b"COVERING INDEX calls_series" in step[-1] for step in plan] == [True]
+
+
 def test_an_old_file_that_two_open_at_once_is_brought_up_to_date_once(old):
     with SQLiteLedger(old) as one, SQLiteLedger(old) as other:
         assert one.spent() == other.spent()

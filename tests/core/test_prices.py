@@ -2,6 +2,7 @@
 
 import decimal
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -333,6 +334,8 @@ def test_a_cached_token_never_costs_more_than_a_plain_one(usage):
 @given(picos=st.integers(-(10**30), 10**30))
 def test_money_goes_to_dollars_and_back(picos):
     assert picodollars(dollars(picos)) == picos
+    assert str(dollars(picos)) == str(Decimal(f"{dollars(picos):f}"))
+    assert not re.search(r"\.\d*0$", f"{dollars(picos):f}")
 
 
 def test_money_that_is_no_number_is_refused():

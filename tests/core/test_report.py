@@ -116,7 +116,8 @@ def test_a_file_is_summed_up_where_it_lies_with_the_same_result(tmp_path):
         assert report_of(ledger, prices=PRICES, clock=lambda: 0.0) == report(*records)
         chosen = {"since": 1e5, "until": 5e5, "tags": {"feature": "a"}}
         found = report_of(ledger, prices=PRICES, clock=lambda: 0.0, **chosen)
-    assert found == report(*records, **chosen)
+        again = report_of(ledger, prices=PRICES, clock=lambda: 0.0, **chosen)
+    assert found == again == report(*records, **chosen)
     kept = [r for r in records if 1e5 <= r.at < 5e5 and ("feature", "a") in r.tags]
     assert kept
     assert found.totals.usd == sum(r.usd for r in kept)
@@ -148,6 +149,19 @@ def test_no_source_and_an_empty_time_are_refused():
         report_of()
     with pytest.raises(ConfigError, match="until must be after since"):
         report(since=2.0, until=1.0)
+
+
+def test_damage_is_counted_among_the_chosen_only(tmp_path):
+    with SQLiteLedger(tmp_path / "ledger.db") as ledger:
+        ledger.record([call(ident, tags=[("feature", ident)]) for ident in "abc"])
+        with ledger._file.writing() as db:
+            db.execute("UPDATE calls SET usd = 'free' WHERE id = ?", (b"b",))
+            db.execute("UPDATE calls SET at = 'once' WHERE id = ?", (b"c",))
+        found = [report_of(ledger, tags={"feature": ident}) for ident in "abc"]
+        assert report_of(ledger).damaged == 2
+        ledger.delete(["a", "b"])
+        assert [row.sums.calls for row in report_of(ledger).days] == []
+    assert [(one.totals.calls, one.damaged) for one in found] == [(1, 0), (0, 1), (0, 1)]
 
 
 def test_a_damaged_amount_is_passed_over(tmp_path):
@@ -275,6 +289,8 @@ def test_hashes_are_short_and_differ_by_tenant(prompt, model, tenant):
     assert one != prompt_hash(prompt, model, f"{tenant}x")
     assert one != prompt_hash(prompt + "x", model, tenant)
     assert prompt_hash("", model, tenant) == prefix_hash(prompt[: PREFIX - 1], model) == ""
+    long = prompt * PREFIX + "x"
+    assert prefix_hash(long, model, tenant) == prompt_hash(long[:PREFIX], model, tenant)
 
 
 # --- formats ------------------------------------------------------------------------------------

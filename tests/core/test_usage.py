@@ -17,13 +17,13 @@ from costwise_core.tokens import count_tokens
 from costwise_core.types import Usage
 from costwise_core.usage import (
     _FIELDS,
-    _SHAPES,
     StreamUsage,
     at_least,
     estimate_usage,
     processing_of,
     usage_of,
 )
+from costwise_core.usage_shapes import SHAPES
 
 RECORDED = json.loads(Path(__file__).with_name("provider_usage.json").read_text())
 
@@ -327,7 +327,7 @@ NAMES = sorted(_FIELDS)
 INNER = sorted(
     {
         part.partition("[")[0]
-        for shape in _SHAPES
+        for shape in SHAPES
         for field in fields(shape)
         for path in getattr(shape, field.name)
         for part in path.split(".")[1:]

@@ -84,8 +84,10 @@ async def test_a_weak_answer_goes_up_and_is_not_shown():
         assert (await routed.ainvoke(EASY)).startswith("This is answer")
         assert "Hm." not in "".join(routed.stream(EASY))
         assert "Hm." not in "".join([piece async for piece in routed.astream(EASY)])
-    assert [record.model for record in bill.records] == ["gpt-4o-mini", "gpt-4o"] * 4
+    told = [(record.model, record.overhead) for record in bill.records]
+    assert told == [("gpt-4o-mini", True), ("gpt-4o", False)] * 4
     assert bill.savings == {}
+    assert bill.baseline - bill.saved + bill.overhead == bill.usd
     assert len(list(routed.stream(HARD))) == 1  # judged first, so shown whole
 
 

@@ -123,13 +123,17 @@ async def test_ten_read_one_stream_and_one_leaves_early(inner, cache):
 
 async def test_a_stream_goes_on_when_its_leader_is_cancelled(inner, cache):
     llm = CachedLLM(llm=inner, cache=cache)
+    under_way = asyncio.Event()
 
     async def read():
-        stream = await llm.astream_chat([ChatMessage(content=ASKED)])
-        return "".join([piece.delta async for piece in stream])
+        stream, pieces = await llm.astream_chat([ChatMessage(content=ASKED)]), []
+        async for piece in stream:
+            pieces.append(piece.delta)
+            under_way.set()
+        return "".join(pieces)
 
     leader, other = asyncio.create_task(read()), asyncio.create_task(read())
-    await asyncio.sleep(0.23)
+    await under_way.wait()
     leader.cancel()
     assert (await other).startswith("Answer number")
     assert inner.calls == 1

@@ -270,15 +270,15 @@ def test_a_cancellation_that_lasts_does_not_break_the_deadline(server, kind, tmp
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_a_lost_answer_to_handing_in_is_paid_once(server, kind, queue, times):
+def test_a_lost_answer_to_handing_in_is_paid_once(server, kind, tmp_path, times):
     path = {"openai": "/v1/batches", "anthropic": "/v1/messages/batches"}[kind]
     server.faults = [
         Fault("POST", path, lost=True),
         Fault("GET", path, status=500, times=times),
     ]
-    ids = queue.submit([ask(kind, f"q{number}") for number in range(3)])
-    queue._grace = 1e9
-    found = finish(queue, ids)
+    with BatchQueue(tmp_path / "b.db", provider_of(server, kind), retry_after=0.0) as queue:
+        ids = queue.submit([ask(kind, f"q{number}") for number in range(3)])
+        found = finish(queue, ids)
     assert all(found[one].ok for one in ids)
     assert len(server.jobs) == 1
     assert set(server.paid.values()) == {1}

@@ -175,7 +175,7 @@ def spawn(code: str, *arguments: object) -> subprocess.Popen:
 
 def killed_at_random(writer: subprocess.Popen, rng: random.Random, kill) -> set[int]:
     """Return what a writer acknowledged before something was killed under it."""
-    acknowledged = {int(writer.stdout.readline())}
+    acknowledged = {int(writer.stdout.readline()) for _ in range(rng.randint(3, 6))}
     time.sleep(rng.uniform(0.0, 0.05))
     kill()
     rest = writer.communicate()[0].splitlines(keepends=True)

@@ -11,6 +11,13 @@ from costwise_core.batch.openai_provider import OpenAIBatches as OpenAIBatches
 from costwise_core.batch.packed import PackedAnswers as PackedAnswers
 from costwise_core.batch.packed import PackedPrompts as PackedPrompts
 from costwise_core.batch.queueing import BatchQueue as BatchQueue
+from costwise_core.bench_models.asking import Answered as Answered
+from costwise_core.bench_models.asking import OpenAICompatible as OpenAICompatible
+from costwise_core.bench_models.pairs import paired_outcomes as paired_outcomes
+from costwise_core.bench_models.prompts import BenchPrompt as BenchPrompt
+from costwise_core.bench_models.prompts import read_prompts as read_prompts
+from costwise_core.bench_models.running import benchmark_models as benchmark_models
+from costwise_core.bench_models.summary import BenchReport as BenchReport
 from costwise_core.bill import Bill as Bill
 from costwise_core.budget.budgets import Budget as Budget
 from costwise_core.budget.guard import Budgets as Budgets

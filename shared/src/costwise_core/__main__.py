@@ -13,6 +13,10 @@ __all__ = ["main"]
 
 # A command is a function that takes its arguments and returns an exit status.
 COMMANDS: Final = {
+    "bench-models": (
+        "costwise_core.bench_models.command:bench_models_command",
+        "what models cost, and how good they are, on your prompts",
+    ),
     "report": ("costwise_core.commands.report:report_command", "make a report over a ledger"),
     "retain": ("costwise_core.commands.retain:retain_command", "archive or delete what is old"),
     "whatif": ("costwise_core.whatif.command:whatif_command", "what a change would cost or save"),
@@ -54,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    commands = "\n".join(f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<14}{what}" for name, (_, what) in COMMANDS.items())
     return (
         "usage: costwise-core COMMAND ...\n\n"
         f"{commands}\n\ncostwise-core COMMAND --help says what a command takes."

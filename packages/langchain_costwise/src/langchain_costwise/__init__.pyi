@@ -11,6 +11,7 @@ from langchain_costwise.batch import abatch_as_completed as abatch_as_completed
 from langchain_costwise.batch import batch_as_completed as batch_as_completed
 from langchain_costwise.batch import batch_later as batch_later
 from langchain_costwise.batch import batch_queue as batch_queue
+from langchain_costwise.benchmarking import ChatAsker as ChatAsker
 from langchain_costwise.budget_callback import BudgetCallback as BudgetCallback
 from langchain_costwise.budget_middleware import BudgetMiddleware as BudgetMiddleware
 from langchain_costwise.budgets import BudgetedChatModel as BudgetedChatModel

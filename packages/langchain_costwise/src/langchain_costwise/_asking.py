@@ -10,6 +10,7 @@ from langchain_core.outputs import ChatGeneration
 from costwise_core.budget.bounds import bound_in
 from costwise_core.errors import ConfigError, nearest
 from costwise_core.passages import Passage
+from costwise_core.route.portable import ending
 from costwise_core.route.prefix import Prefixes
 from costwise_core.route.routes import Ask, Candidate, Route
 from costwise_core.tracking import current_tags
@@ -35,21 +36,6 @@ _ABILITIES: Final = {
     "reasoning": "reasoning_output",
 }
 _FORMATS: Final = ("response_format", "response_schema", "format")
-_ENDINGS: Final = {
-    "stop": "stop",
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "eos": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "tool_calls": "tool_calls",
-    "tool_use": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    "safety": "content_filter",
-    "refusal": "content_filter",
-}
 
 
 def routes_of(models: Mapping[str, BaseChatModel], given: Iterable[Route]) -> list[Route]:
@@ -150,13 +136,13 @@ def candidate_of(generation: ChatGeneration) -> Candidate:
     message = generation.message
     told = {**(generation.generation_info or {}), **message.response_metadata}
     calls = message.tool_calls if isinstance(message, AIMessage) else []
-    ending = str(told.get("finish_reason") or told.get("stop_reason") or told.get("done_reason"))
+    reason = told.get("finish_reason") or told.get("stop_reason") or told.get("done_reason")
     logprobs = told.get("logprobs")
     tokens = logprobs.get("content") if isinstance(logprobs, Mapping) else None
     return Candidate(
         text=message.text,
         tool_calls=tuple(call["name"] for call in calls),
-        finish_reason=_ENDINGS.get(ending.lower(), ""),
+        finish_reason=ending(str(reason)),
         logprobs=tuple(
             float(one["logprob"])
             for one in tokens or ()

@@ -5,12 +5,12 @@ calls, ids of stored responses) is an error or worse for another one, and each h
 what the id of a tool call may look like.
 """
 
-import hashlib
-import string
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from costwise_core.route.portable import plain_id
 
 __all__ = ["MARK", "readable_for"]
 
@@ -22,8 +22,6 @@ _COMMON: Final = frozenset({"text", "image", "image_url", "audio", "video", "fil
 _TEXT_ONLY: Final = ("type", "text")
 _MARKS: Final = ("cache_control", "cachePoint")
 _TAKE_MARKS: Final = ("anthropic", "bedrock", "vertex", "openrouter")
-_ALPHABET: Final = string.digits + string.ascii_letters
-_ID_LENGTH: Final = 9  # exactly what the strictest provider (Mistral) asks for
 
 
 def readable_for(
@@ -41,7 +39,7 @@ def readable_for(
     for message in messages:
         if isinstance(message, AIMessage):
             if not _is_own(message, provider, made_by):
-                renamed |= {call["id"]: _plain_id(call["id"]) for call in _calls(message)}
+                renamed |= {call["id"]: plain_id(call["id"]) for call in _calls(message)}
                 message = _plain(message, renamed)  # noqa: PLW2901
             else:
                 # An id that comes again belongs to whoever used it last.
@@ -101,18 +99,6 @@ def _content(content: str | list[str | dict[str, Any]]) -> str | list[str | dict
 
 def _calls(message: AIMessage) -> list[Any]:
     return [call for call in (*message.tool_calls, *message.invalid_tool_calls) if call["id"]]
-
-
-def _plain_id(ident: str) -> str:
-    """Return an id that every provider takes, always the same for the same one."""
-    if len(ident) == _ID_LENGTH and ident.isascii() and ident.isalnum():
-        return ident
-    number = int.from_bytes(hashlib.sha256(ident.encode("utf-8", "surrogatepass")).digest())
-    found = ""
-    for _ in range(_ID_LENGTH):
-        number, rest = divmod(number, len(_ALPHABET))
-        found += _ALPHABET[rest]
-    return found
 
 
 def _without_marks(message: BaseMessage, provider: str) -> BaseMessage:

@@ -44,6 +44,8 @@ class Rules(NamedTuple):
     """Whether a stream is shown as it comes, unjudged."""
     saves: bool = True
     """Whether the dearest model would have answered without it, so that the rest is saved."""
+    baseline: str = ""
+    """What answers where a request runs unoptimised; "" is the dearest."""
 
 
 class Routed(ToldModel):
@@ -78,6 +80,7 @@ class Routed(ToldModel):
                 prices=self.prices,
                 health=self.health,
                 sessions=self.sessions,
+                baseline=rules.baseline,
             )
 
         self._routing = routing(rules.judge)

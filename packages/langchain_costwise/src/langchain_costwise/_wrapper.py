@@ -1,7 +1,8 @@
 """What every chat model that stands in front of another has in common with it."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -100,8 +101,10 @@ class ToldModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """Do what `stream` does, without blocking the event loop."""
-        async for chunk in super().astream(input, config, stop=stop, **told(config, kwargs)):
-            yield chunk
+        stream = super().astream(input, config, stop=stop, **told(config, kwargs))
+        async with aclosing(cast("Any", stream)):
+            async for chunk in stream:
+                yield chunk
 
     def stream_events(
         self,
@@ -295,8 +298,13 @@ async def alive(
         if model.rate_limiter:
             await model.rate_limiter.aacquire(blocking=True)
         pieces = model._astream(messages, stop, run_manager, **_for(model, kwargs))  # noqa: SLF001
-        async for chunk in pieces:
-            yield chunk
+        try:
+            async for chunk in pieces:
+                yield chunk
+        finally:
+            # Who leaves early settles now, not when the garbage is collected.
+            if isinstance(pieces, AsyncGenerator):
+                await pieces.aclose()
     else:
         yield whole(complete(await aask(model, messages, stop, run_manager, kwargs))[0])
 

@@ -13,10 +13,11 @@ from costwise_core.drive import Flow, arun, run
 from costwise_core.errors import ConfigError, nearest
 from costwise_core.prices import PriceBook
 from costwise_core.route.answering import Outcome, Routing
+from costwise_core.route.drafts import Draft
 from costwise_core.route.preferred import Preferred
 from costwise_core.route.routes import AnswerJudge, Ask, Candidate, Route, Router
 from costwise_core.tokens import count_tokens
-from costwise_core.tracking import calling, current_tags
+from costwise_core.tracking import current_tags
 
 __all__ = ["route_chains"]
 
@@ -39,15 +40,16 @@ def route_chains(
 
     It falls back to the others on errors that say nothing against the request, as `Fallback` does.
     With a judge it goes up like `Cascade`, and a stream is shown only once it is judged. Calls are
-    runs of their own inside each chain, and on the bill as such: without a judge as saved against
-    the last chain's model, with one as nothing but their cost.
+    runs of their own inside each chain, and on the bill as such; those of an answer that nobody is
+    shown as costwise's own cost.
 
     Args:
         chains: By name, in the order in which to prefer them: cheapest first.
         router: Chooses; without one it is the first.
         judge: Scores what a chain returns: its text, or that of its field "answer" or "output".
         threshold: Lowest score, in [0, 1], at which an answer is shown.
-        routes: What is known of chains, such as what their models are priced as.
+        routes: What is known of chains, such as what their models are priced as. The last one's is
+            what the bill compares with.
         deadline: Seconds after which no other chain is asked.
         prices: What routes are compared with.
         question: Finds the question in an input. Without it, it is the text or the last message, or
@@ -78,7 +80,7 @@ def route_chains(
     said = {route.name: route for route in routes}
     routing = Routing(
         [said.get(name) or Route(name=name) for name in chains],
-        router=router or (Preferred(tuple(chains)) if judge is None else None),
+        router=router or (Preferred(names=tuple(chains)) if judge is None else None),
         judge=judge,
         threshold=threshold,
         deadline=deadline,
@@ -102,7 +104,7 @@ class _Chains(Runnable[Any, Any]):
         """Answer with one of the chains."""
 
         def answer(given: Any, run_manager: Any, config: RunnableConfig) -> Any:  # noqa: ARG001
-            return run(self._flow(_Call(self._chains, given, config, kwargs))).answer.whole
+            return run(self._flow(self._call(given, config, kwargs))).answer.whole
 
         return self._call_with_config(answer, input, config)
 
@@ -110,7 +112,7 @@ class _Chains(Runnable[Any, Any]):
         """Do what `invoke` does, without blocking the event loop."""
 
         async def answer(given: Any, run_manager: Any, config: RunnableConfig) -> Any:  # noqa: ARG001
-            flow = self._flow(_Call(self._chains, given, config, kwargs))
+            flow = self._flow(self._call(given, config, kwargs))
             return (await arun(flow)).answer.whole
 
         return await self._acall_with_config(answer, input, config)
@@ -122,7 +124,7 @@ class _Chains(Runnable[Any, Any]):
         **kwargs: Any,
     ) -> Iterator[Any]:
         """Answer piece by piece."""
-        call = _Call(self._chains, input, ensure_config(config), kwargs, live=True)
+        call = self._call(input, ensure_config(config), kwargs, live=True)
         piece = run(self._flow(call)).answer
         yield from piece.opening
         if piece.rest is not None:
@@ -135,13 +137,25 @@ class _Chains(Runnable[Any, Any]):
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
         """Do what `stream` does, without blocking the event loop."""
-        call = _Call(self._chains, input, ensure_config(config), kwargs, live=True)
+        call = self._call(input, ensure_config(config), kwargs, live=True)
         piece = (await arun(self._flow(call))).answer
         for one in piece.opening:
             yield one
         if piece.rest is not None:
             async for one in piece.rest:
                 yield one
+
+    def _call(
+        self, given: Any, config: RunnableConfig, kwargs: Mapping[str, Any], *, live: bool = False
+    ) -> "_Call":
+        return _Call(
+            chains=self._chains,
+            given=given,
+            config=config,
+            kwargs=kwargs,
+            baseline=self._routing.routes[-1].model,
+            live=live,
+        )
 
     def _flow(self, call: "_Call") -> Flow[Outcome["_Said"]]:
         text = self._question(call.given)
@@ -150,20 +164,23 @@ class _Chains(Runnable[Any, Any]):
             prompt_tokens=count_tokens(text).tokens,
             conversation=current_tags().get("conversation", ""),
         )
-        # A draft's calls are on the bill already when it turns out that nobody sees them.
-        dearest = "" if self._routing.judge else self._routing.routes[-1].model
-        with calling(baseline_model=dearest):
-            return (yield from self._routing.answer(asked, call))
+        outcome: Outcome[_Said] | None = None
+        try:
+            outcome = yield from self._routing.answer(asked, call)
+            return outcome
+        finally:
+            call.settle(outcome)
 
 
 @dataclass(slots=True, eq=False)
 class _Said:
+    draft: Draft
     whole: Any = None
     opening: list[Any] = field(default_factory=list)
     rest: Any = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(kw_only=True, slots=True, eq=False)
 class _Call:
     """Calls the chains for `Routing`."""
 
@@ -171,37 +188,51 @@ class _Call:
     given: Any
     config: RunnableConfig
     kwargs: Mapping[str, Any]
+    baseline: str
     live: bool = False
+    _said: list[_Said] = field(default_factory=list)
 
     def attempt(self, route: Route, *, final: bool) -> _Said:
-        chain, config = self._chosen(route)
-        if not (final and self.live):
-            whole = chain.invoke(self.given, config, **self.kwargs)
-            return _Said(whole=whole, opening=[whole])
-        said = _Said(rest=chain.stream(self.given, config, **self.kwargs))
-        for piece in said.rest:
-            said.opening.append(piece)
-            break
+        chain, config, said = self._begin(route)
+        with said.draft.written():
+            if final and self.live:
+                said.rest = chain.stream(self.given, config, **self.kwargs)
+                for piece in said.rest:
+                    said.opening.append(piece)
+                    break
+            else:
+                said.whole = chain.invoke(self.given, config, **self.kwargs)
+                said.opening.append(said.whole)
         return said
 
     async def aattempt(self, route: Route, *, final: bool) -> _Said:
-        chain, config = self._chosen(route)
-        if not (final and self.live):
-            whole = await chain.ainvoke(self.given, config, **self.kwargs)
-            return _Said(whole=whole, opening=[whole])
-        said = _Said(rest=chain.astream(self.given, config, **self.kwargs))
-        async for piece in said.rest:
-            said.opening.append(piece)
-            break
+        chain, config, said = self._begin(route)
+        with said.draft.written():
+            if final and self.live:
+                said.rest = chain.astream(self.given, config, **self.kwargs)
+                async for piece in said.rest:
+                    said.opening.append(piece)
+                    break
+            else:
+                said.whole = await chain.ainvoke(self.given, config, **self.kwargs)
+                said.opening.append(said.whole)
         return said
 
     def read(self, answer: _Said) -> Candidate:
         return Candidate(text=_text(answer.whole, _ANSWERS))
 
-    def _chosen(self, route: Route) -> tuple[Runnable[Any, Any], RunnableConfig]:
+    def settle(self, outcome: Outcome[_Said] | None) -> None:
+        """Say which of the chains' calls are costwise's own cost."""
+        for said in self._said:
+            shown = outcome is not None and said is outcome.answer
+            said.draft.settle(shown=shown, why=outcome.why if outcome and shown else "not shown")
+
+    def _begin(self, route: Route) -> tuple[Runnable[Any, Any], RunnableConfig, _Said]:
+        said = _Said(Draft(baseline_model=self.baseline))
+        self._said.append(said)
         config = patch_config(self.config)
         config["metadata"] = {**config.get("metadata", {}), "costwise_route": route.name}
-        return self.chains[route.name], config
+        return self.chains[route.name], config, said
 
 
 def _question(given: Any) -> str:

@@ -151,4 +151,5 @@ class Fallback(Routed):
     """
 
     def _rules(self) -> Rules:
-        return Rules(router=Preferred(tuple(self.models)), saves=False)
+        names = tuple(self.models)
+        return Rules(router=Preferred(names=names), saves=False, baseline=names[0] if names else "")

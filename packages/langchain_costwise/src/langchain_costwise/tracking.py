@@ -242,6 +242,9 @@ def _write(
         if usage is None or broke:
             words = "\n".join(map(_words, answers))
             usage = at_least(usage, estimate_usage(call["prompt"], words, call["model"]))
+        route = marker.get("route")
+        if not why and isinstance(route, Mapping):
+            why = _first_text(route, ("why",))
         writer.record(**call, usage=usage, processing=processing_of(told), why=why)
 
 
@@ -266,7 +269,7 @@ def unshown(
 
 
 def tags_in(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags that a config's metadata says; what LangGraph calls a thread is a conversation.
+    """Return the tags that a config's metadata says; LangGraph's threads are conversations.
 
     Example:
         >>> tags_in({"tenant": "acme", "thread_id": "t1", "ls_provider": "openai"})

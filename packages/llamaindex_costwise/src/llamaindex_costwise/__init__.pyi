@@ -12,6 +12,7 @@ from llamaindex_costwise.batch import abatch_as_completed as abatch_as_completed
 from llamaindex_costwise.batch import batch_as_completed as batch_as_completed
 from llamaindex_costwise.batch import batch_later as batch_later
 from llamaindex_costwise.batch import batch_queue as batch_queue
+from llamaindex_costwise.benchmarking import LLMAsker as LLMAsker
 from llamaindex_costwise.budgets import BudgetedLLM as BudgetedLLM
 from llamaindex_costwise.embedding import CachedEmbedding as CachedEmbedding
 from llamaindex_costwise.embedding import CostwiseEmbedding as CostwiseEmbedding
@@ -33,5 +34,6 @@ from llamaindex_costwise.retriever import CachedRetriever as CachedRetriever
 from llamaindex_costwise.routers import Cascade as Cascade
 from llamaindex_costwise.routers import CostRouter as CostRouter
 from llamaindex_costwise.routers import Fallback as Fallback
+from llamaindex_costwise.selector import CostSelector as CostSelector
 from llamaindex_costwise.tool_results import compressed_tool as compressed_tool
 from llamaindex_costwise.tracking import track as track

@@ -166,4 +166,4 @@ class Fallback(Routed):
 
     def _rules(self) -> Rules:
         names = tuple(self.models)
-        return Rules(router=Preferred(names), saves=False, baseline=names[0])
+        return Rules(router=Preferred(names=names), saves=False, baseline=names[0])

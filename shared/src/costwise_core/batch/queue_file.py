@@ -3,134 +3,28 @@
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from costwise_core.batch.asking import BatchAnswer, Outcome, Sent
+from costwise_core.batch.asking import BatchAnswer, Outcome
+from costwise_core.batch.queue_rows import (
+    APPLICATION_ID,
+    BATCH_COLUMNS,
+    ITEM_COLUMNS,
+    SCHEMA,
+    Batch,
+    Counts,
+    Item,
+    batch_of,
+    item_of,
+)
 from costwise_core.stores.sqlite_file import SQLiteFile
 
-__all__ = ["Batch", "Counts", "Item", "QueueFile"]
+__all__ = ["QueueFile"]
 
-_APPLICATION_ID: Final = 0x43575142
 _MAX_VALUE_BYTES: Final = 300_000_000
 _PAGE: Final = 500
-# An item is "waiting" (`direct`: to be asked in real time), "sent" in a batch, "asking" in real
-# time, "done" or "failed". A batch is "submitting" until its remote id is noted, then "running",
-# "ended" or, if it was never taken, "lost".
-_SCHEMA: Final = (
-    """
-    CREATE TABLE items (
-        seq INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        provider TEXT NOT NULL,
-        endpoint TEXT NOT NULL,
-        model BLOB NOT NULL,
-        body BLOB NOT NULL,
-        origin TEXT NOT NULL,
-        at REAL NOT NULL,
-        due REAL,
-        state TEXT NOT NULL,
-        direct INTEGER NOT NULL,
-        tries INTEGER NOT NULL DEFAULT 0,
-        ready REAL NOT NULL DEFAULT 0,
-        claimed REAL NOT NULL DEFAULT 0,
-        batch TEXT,
-        place INTEGER,
-        answer BLOB,
-        error TEXT NOT NULL DEFAULT '',
-        processing TEXT NOT NULL DEFAULT 'batch',
-        recorded INTEGER NOT NULL DEFAULT 0
-    );;
-    CREATE INDEX items_state ON items (state, ready);;
-    CREATE INDEX items_batch ON items (batch, place);;
-    CREATE INDEX items_recorded ON items (recorded) WHERE recorded = 0;;
-    CREATE TABLE batches (
-        token TEXT PRIMARY KEY,
-        provider TEXT NOT NULL,
-        remote TEXT NOT NULL DEFAULT '',
-        state TEXT NOT NULL,
-        size INTEGER NOT NULL,
-        due REAL,
-        at REAL NOT NULL,
-        cancelled INTEGER NOT NULL DEFAULT 0
-    )
-    """,
-)
-_ITEM: Final = "id, endpoint, body, at, due, tries, batch, place"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """A request in the queue.
-
-    Args:
-        id: The request's.
-        endpoint: The path it is posted to.
-        body: The request as JSON.
-        at: When it was queued, in seconds since the epoch.
-        due: When the answer is needed, or None.
-        tries: How often it was sent so far.
-        batch: Token of the batch it was last in, "" for none.
-        place: Where in that.
-    """
-
-    id: str
-    endpoint: str
-    body: bytes
-    at: float
-    due: float | None
-    tries: int
-    batch: str
-    place: int
-
-    def sent(self) -> Sent:
-        """Return what a provider is given."""
-        ident = f"{self.batch}-{self.place}" if self.batch else self.id
-        return Sent(custom_id=ident, endpoint=self.endpoint, body=self.body)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """A batch, under the token it was handed in with.
-
-    Args:
-        token: Unique, made here.
-        remote: The provider's id, "" while it is not known.
-        size: How many requests it holds.
-        due: When its answers are needed, or None.
-        at: When it was made, in seconds since the epoch.
-        cancelled: Whether the provider was asked to cancel it.
-    """
-
-    token: str
-    remote: str
-    size: int
-    due: float | None
-    at: float
-    cancelled: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Counts:
-    """How many requests of a queue are where.
-
-    Args:
-        waiting: Not sent yet, or to be sent again.
-        sent: In a batch, or being asked in real time.
-        done: Answered.
-        failed: Without an answer, for good.
-    """
-
-    waiting: int = 0
-    sent: int = 0
-    done: int = 0
-    failed: int = 0
-
-    @property
-    def open(self) -> int:
-        """How many have not ended."""
-        return self.waiting + self.sent
 
 
 class QueueFile:
@@ -146,8 +40,8 @@ class QueueFile:
         self._provider = provider
         self._file = SQLiteFile(
             path,
-            application_id=_APPLICATION_ID,
-            schema=_SCHEMA,
+            application_id=APPLICATION_ID,
+            schema=SCHEMA,
             busy_timeout=busy_timeout,
             max_value_bytes=_MAX_VALUE_BYTES,
         )
@@ -220,11 +114,14 @@ class QueueFile:
                 "processing = 'batch' WHERE seq = ?",
                 [(token, place, seq) for place, seq in enumerate(chosen)],
             )
-            rows = db.execute(f"SELECT {_ITEM} FROM items WHERE batch = ? ORDER BY place", (token,))  # noqa: S608
+            rows = db.execute(
+                f"SELECT {ITEM_COLUMNS} FROM items WHERE batch = ? ORDER BY place",  # noqa: S608
+                (token,),
+            )
             batch = Batch(
                 token=token, remote="", size=len(chosen), due=due, at=now, cancelled=False
             )
-            return batch, [_item(row) for row in rows]
+            return batch, [item_of(row) for row in rows]
 
     def note_submitted(self, token: str, remote: str) -> bool:
         """Write down the provider's id of a batch; False if the batch was given up meanwhile."""
@@ -260,21 +157,11 @@ class QueueFile:
         """Return the batches that are "submitting" or "running", oldest first."""
         with self._file.reading() as db:
             rows = db.execute(
-                "SELECT token, remote, size, due, at, cancelled FROM batches "
+                f"SELECT {BATCH_COLUMNS} FROM batches "  # noqa: S608
                 "WHERE provider = ? AND state = ? ORDER BY at",
                 (self._provider, state),
             ).fetchall()
-        return [
-            Batch(
-                token=token.decode(),
-                remote=remote.decode(),
-                size=size,
-                due=due,
-                at=at,
-                cancelled=bool(cancelled),
-            )
-            for token, remote, size, due, at, cancelled in rows
-        ]
+        return [batch_of(row) for row in rows]
 
     def remotes(self) -> set[str]:
         """Return the provider's ids of all batches that are known."""
@@ -376,11 +263,11 @@ class QueueFile:
                 (self._provider, now - lease),
             )
             rows = db.execute(
-                f"SELECT {_ITEM} FROM items WHERE provider = ? AND state = 'waiting' "  # noqa: S608
+                f"SELECT {ITEM_COLUMNS} FROM items WHERE provider = ? AND state = 'waiting' "  # noqa: S608
                 "AND direct = 1 AND ready <= ? ORDER BY due IS NULL, due, seq LIMIT ?",
                 (self._provider, now, most),
             ).fetchall()
-            items = [_item(row) for row in rows]
+            items = [item_of(row) for row in rows]
             db.executemany(
                 "UPDATE items SET state = 'asking', tries = tries + 1, claimed = ? WHERE id = ?",
                 [(now, one.id) for one in items],
@@ -490,20 +377,6 @@ def _fitting(rows: sqlite3.Cursor, most_bytes: int) -> Iterator[int]:
 
 _AROUND: Final = 250
 """Bytes that are put around each request, at most."""
-
-
-def _item(row: Any) -> Item:
-    ident, endpoint, body, at, due, tries, batch, place = row
-    return Item(
-        id=_text(ident),
-        endpoint=_text(endpoint),
-        body=body,
-        at=at,
-        due=due,
-        tries=tries,
-        batch=_text(batch or b""),
-        place=place or 0,
-    )
 
 
 def _dumped(outcome: Outcome) -> bytes:

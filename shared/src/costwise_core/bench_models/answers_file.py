@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final
 
 from costwise_core.bench_models.prompts import BenchPrompt
-from costwise_core.errors import StoreError, StoreUnavailableError
+from costwise_core.errors import StoreError, StoreUnavailableError, StoreVersionError
 from costwise_core.types import Usage
 
 try:
@@ -97,8 +97,13 @@ class AnswersFile:
 
     Example:
         >>> import tempfile
-        >>> prompt = BenchPrompt(question="17 * 23?")
-        >>> answer = BenchAnswer(model="m", priced_as="m", prompt=prompt, answer="391", usage=Usage())
+        >>> answer = BenchAnswer(
+        ...     model="m",
+        ...     priced_as="m",
+        ...     prompt=BenchPrompt(question="17 * 23?"),
+        ...     answer="391",
+        ...     usage=Usage(input_tokens=9, output_tokens=2),
+        ... )
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with AnswersFile(Path(folder, "run.jsonl")) as file:
         ...         file.add(answer)
@@ -190,11 +195,9 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[BenchAnswer, int]]:
 def _answer(line: bytes, where: str) -> BenchAnswer:
     try:
         row: Mapping[str, Any] = json.loads(line)
-        if row["format"] != _FORMAT:
-            raise ValueError
-        prompt, usage = row["prompt"], row["usage"]
-        mark = row.get("mark")
-        return BenchAnswer(
+        known = row["format"] == _FORMAT
+        prompt, usage, mark = row["prompt"], row["usage"], row.get("mark")
+        answer = BenchAnswer(
             model=str(row["model"]),
             priced_as=str(row["priced_as"]),
             prompt=BenchPrompt(
@@ -214,3 +217,6 @@ def _answer(line: bytes, where: str) -> BenchAnswer:
         raise StoreError(
             f"{where} is no answer of a benchmark; it was written by something else, or damaged."
         ) from error
+    if not known:
+        raise StoreVersionError(f"{where} was written by a newer costwise.")
+    return answer

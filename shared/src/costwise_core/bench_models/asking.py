@@ -33,7 +33,6 @@ class Answered:
     Args:
         text: The answer.
         usage: Tokens it cost; None if nobody said.
-        model: What the provider says it was; "" if it does not.
         finish_reason: In the provider's words; "" if it does not say.
         seconds: Wall time of the call that answered; None leaves it to whoever asked.
 
@@ -44,7 +43,6 @@ class Answered:
 
     text: str = field(repr=False)
     usage: Usage | None = None
-    model: str = ""
     finish_reason: str = ""
     seconds: float | None = None
 
@@ -140,16 +138,14 @@ class OpenAICompatible:
         return data
 
     def _read(self, data: bytes, seconds: float) -> Answered:
+        # What is longer is cut off where it was read, and so no JSON.
         try:
-            if len(data) > _MOST_BYTES:
-                raise ValueError
             reply: Mapping[str, Any] = json.loads(data)
             choice = reply["choices"][0]
             text = choice["message"].get("content") or ""
             return Answered(
                 text=str(text),
                 usage=usage_of(reply),
-                model=str(reply.get("model") or ""),
                 finish_reason=str(choice.get("finish_reason") or ""),
                 seconds=seconds,
             )

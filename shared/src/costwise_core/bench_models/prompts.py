@@ -108,6 +108,7 @@ def _texts(given: Any, what: str) -> tuple[str, ...]:
     several = given if isinstance(given, list) else [given]
     texts = [one.get("text") if isinstance(one, Mapping) else one for one in several]
     texts = [str(one) if isinstance(one, int | float) else one for one in texts]
-    if not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"{what} must be texts, got {given!r:.60}.")
-    return tuple(texts)
+    found = tuple(text for text in texts if isinstance(text, str))
+    if len(found) < len(texts):
+        raise ConfigError(f"{what} must be texts, got {str(given)[:60]}.")
+    return found

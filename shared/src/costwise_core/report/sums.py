@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from operator import add
 from typing import Final, TypeAlias
 
 from costwise_core.money import dollars, picodollars, total
@@ -141,7 +142,7 @@ def sums_of(parts: Iterable[Part]) -> Sums:
             seconds += numbers.seconds
         usd += numbers.usd
         saved += numbers.saved
-        counts = [one + more for one, more in zip(counts, numbers[3:9], strict=True)]
+        counts = list(map(add, counts, numbers[3:9]))
     return Sums(
         calls=calls,
         hits=hits,

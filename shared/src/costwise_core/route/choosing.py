@@ -64,7 +64,7 @@ def can_answer(ask: Ask, routes: Sequence[Route], prices: PriceBook) -> list[Pri
     """Return the routes that a request fits, cheapest first.
 
     A route without a known price comes after those that have one, in the order given: what may
-    cost anything is not what to try first.
+    cost anything is not what to try first. But one with the tag "local" then comes before them.
 
     Raises:
         RouteError: if no route can answer; it says what each one lacks.
@@ -84,7 +84,12 @@ def can_answer(ask: Ask, routes: Sequence[Route], prices: PriceBook) -> list[Pri
     if not fitting:
         reasons = "; ".join(f"{name} {what}" for name, what in lacking.items())
         raise RouteError(f"no route can answer: {reasons or 'there is none'}.")
-    return sorted(fitting, key=lambda one: (one.usd is None, one.usd or 0))
+    return sorted(fitting, key=_rank)
+
+
+def _rank(one: Priced) -> tuple[bool, Decimal]:
+    dear = one.usd is None and "local" not in one.route.tags
+    return dear, one.usd or Decimal(0)
 
 
 def _lacks(ask: Ask, route: Route) -> str:

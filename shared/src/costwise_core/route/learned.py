@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,6 @@ Floats = NDArray[np.float64]
 _FORMAT: Final = "costwise-gain-1"
 _MAX_CHARS: Final = 64_000_000
 _CLIP: Final = 4.0
-_FAR: Final = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,14 +95,14 @@ class GainModel:
         gains: Expected gains of the training questions, each predicted without it: 101 of them,
             evenly spread in order, smallest first.
         familiar: Lowest share of known words and pairs that counts as like the training.
-        longest: Most words of a question that does.
+        farthest: Most standard deviations that one of the numbers in `SHAPE` may lie from its mean.
         pairs: How many paired outcomes it learned from.
 
     Example:
         >>> head = Head(terms=(1.0,), shape=(0.0,) * len(SHAPE), constant=0.0)
         >>> model = GainModel(
         ...     terms=("prove",), idf=(1.0,), centre=(0.0,) * len(SHAPE), scale=(1.0,) * len(SHAPE),
-        ...     weak=head, strong=head, gains=(0.0,) * 101, familiar=0.1, longest=100, pairs=100,
+        ...     weak=head, strong=head, gains=(0.0,) * 101, familiar=0.1, farthest=5.0, pairs=100,
         ... )
         >>> GainModel.from_json(model.to_json()) == model
         True
@@ -117,7 +116,7 @@ class GainModel:
     strong: Head = field(repr=False)
     gains: tuple[float, ...] = field(repr=False)
     familiar: float
-    longest: int
+    farthest: float
     pairs: int
 
     def estimate(self, question: str, vector: Vector | None = None) -> Estimate:
@@ -132,13 +131,13 @@ class GainModel:
             ConfigError: if the embedding has another size.
         """
         counts = terms_of(question)
-        index, idf, heads = self._numbers
+        index, idf, heads, (centre, scale) = self._numbers
         columns, values = weighted(counts, index, idf)
         total = sum(counts.values())
         known = sum(count for term, count in counts.items() if term in index)
         familiar = known / total if total else 0.0
-        raw = np.array(shape_of(question))
-        shape = np.clip((raw - np.array(self.centre)) / np.array(self.scale), -_CLIP, _CLIP)
+        distances = (np.array(shape_of(question)) - centre) / scale
+        shape = np.clip(distances, -_CLIP, _CLIP)
         seen = None if vector is None else _with_shape(vector, shape)
         chances = [
             _chance(head, terms, columns, values, shape, seen)
@@ -148,7 +147,7 @@ class GainModel:
             weak=chances[0],
             strong=chances[1],
             familiar=familiar,
-            unlike=self._unlike(familiar, round(math.expm1(raw[0]))),
+            unlike=self._unlike(familiar, distances),
         )
 
     def rank(self, gain: float) -> float:
@@ -182,7 +181,7 @@ class GainModel:
                 weak=_head(data.pop("weak")),
                 strong=_head(data.pop("strong")),
                 familiar=float(data.pop("familiar")),
-                longest=int(data.pop("longest")),
+                farthest=float(data.pop("farthest")),
                 pairs=int(data.pop("pairs")),
                 **{name: _floats(numbers) for name, numbers in data.items()},
             )
@@ -206,33 +205,50 @@ class GainModel:
             list(self.gains) == sorted(self.gains),
             len(set(self.terms)) == size,
         )
-        numbers = [*self.idf, *self.centre, *self.scale, *self.gains, self.familiar]
+        numbers = [*self.idf, *self.centre, *self.scale, *self.gains]
+        numbers += [self.familiar, self.farthest]
         for head in heads:
             numbers += [*head.terms, *head.shape, *head.vector]
             numbers += [head.constant, head.vector_constant]
         return all(sizes) and all(map(math.isfinite, numbers)) and min(self.scale) > 0
 
     @cached_property
-    def _numbers(self) -> tuple[dict[str, int], Floats, tuple[Floats, Floats]]:
-        index = {term: at for at, term in enumerate(self.terms)}
-        return index, np.array(self.idf), (np.array(self.weak.terms), np.array(self.strong.terms))
+    def _numbers(self) -> "_Numbers":
+        return _Numbers(
+            {term: at for at, term in enumerate(self.terms)},
+            np.array(self.idf),
+            (np.array(self.weak.terms), np.array(self.strong.terms)),
+            (np.array(self.centre), np.array(self.scale)),
+        )
 
-    def _unlike(self, familiar: float, words: int) -> str:
+    def _unlike(self, familiar: float, distances: Floats) -> str:
         if familiar < self.familiar:
             return (
                 f"only {familiar:.0%} of its words and pairs of words are known from training, "
                 f"where it was {self.familiar:.0%} or more"
             )
-        if words > _FAR * self.longest:
-            return f"it has {words:,} words, those of the training at most {self.longest:,}"
+        at = int(np.argmax(np.abs(distances)))
+        if abs(distances[at]) > self.farthest:
+            more = "more" if distances[at] > 0 else "less"
+            return f"it has far {more} than the training's questions in: {SHAPE[at]}"
         return ""
+
+
+class _Numbers(NamedTuple):
+    """What `estimate` computes with."""
+
+    columns: dict[str, int]
+    idf: Floats
+    heads: tuple[Floats, Floats]
+    spread: tuple[Floats, Floats]
 
 
 class LearnedRouter:
     """Sends a question to the dearer model where that is expected to gain enough.
 
-    Without a model, and for a question unlike those of the training (few known words, as in another
-    language, or far longer), it abstains: the dearest model answers.
+    Without a model it abstains: the dearest model answers. It does so too for a question unlike
+    those of the training, of which one in a hundred is taken to be: one with few known words, such
+    as in another language, or of another shape, such as far longer or without the usual lines.
 
     Args:
         model: From `train_router`; None abstains always.

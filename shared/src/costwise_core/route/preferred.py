@@ -8,7 +8,7 @@ from costwise_core.route.routes import Ask, Decision, Route
 __all__ = ["Preferred"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Preferred:
     """Chooses the first of the named routes that can answer.
 
@@ -17,7 +17,7 @@ class Preferred:
 
     Example:
         >>> routes = [Route(name="backup"), Route(name="main")]
-        >>> Preferred(("main", "backup")).decide(Ask(question="What is RAG?"), routes).model
+        >>> Preferred(names=("main", "backup")).decide(Ask(question="What is RAG?"), routes).model
         'main'
     """
 

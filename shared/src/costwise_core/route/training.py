@@ -29,7 +29,7 @@ _RIDGES: Final = (1.0, 30.0)
 _VECTOR_RIDGES: Final = (1.0, 1.0)
 _FOLDS: Final = 2
 _CLIP: Final = 4.0
-_UNFAMILIAR: Final = 0.01
+_USUAL: Final = 0.99
 
 
 def train_router(pairs: Sequence[PairedOutcome]) -> GainModel:
@@ -92,8 +92,8 @@ def train_router(pairs: Sequence[PairedOutcome]) -> GainModel:
         weak=final.weak,
         strong=final.strong,
         gains=_plain(known),
-        familiar=float(np.quantile(familiar or [0.0], _UNFAMILIAR)),
-        longest=round(math.expm1(float(shapes[:, 0].max()))),
+        familiar=float(np.quantile(familiar or [0.0], 1 - _USUAL)),
+        farthest=float(np.quantile(np.abs((shapes - final.centre) / final.scale).max(1), _USUAL)),
         pairs=len(pairs),
     )
 
@@ -165,7 +165,7 @@ def _fitted(
         strong=strong,
         gains=(0.0,),
         familiar=0.0,
-        longest=0,
+        farthest=math.inf,
         pairs=len(rows),
     )
 

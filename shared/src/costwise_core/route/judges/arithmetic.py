@@ -251,7 +251,7 @@ def _scales(parts: Sequence[str], said: Sequence[str]) -> tuple[float, ...]:
 
 def _equal(value: float, said: float, pieces: Sequence[str]) -> bool:
     """Whether two values are the same but for how the second is rounded."""
-    slack = 1e-9 * max(abs(value), 1.0)
-    if len(pieces) < 3 and value != round(value):
-        slack += 10.0 ** -max(len(piece.partition(".")[2]) for piece in pieces)
+    slack = max(1e-9, 16 * math.ulp(value))
+    if len(pieces) < 3 and abs(value - round(value)) > slack:
+        slack = 10.0 ** -max(len(piece.partition(".")[2]) for piece in pieces)
     return abs(value - said) <= slack

@@ -13,13 +13,15 @@ _MOST_CHARS: Final = 20_000
 _LONGEST: Final = 80
 _MARKED: Final = re.compile(
     r"(?:####|\\boxed\{|\b(?:final answer|correct (?:answer|option|choice)|answer|antwort|réponse|"
-    r"respuesta|risposta|resposta)\b(?:\s+(?:is|ist|est|es|è|é))?(?:\s*[:：])?|答案[是为為]?[:：]?)"
+    r"respuesta|risposta|resposta)\b(?:\s+(?:ist|is|est|es|è|é))?(?:\s*[:：])?|答案[是为為]?[:：]?)"
     r"[ \t*_:$\\(]*(?P<said>[^\n]{1,80})",
     re.IGNORECASE,
 )
 _CHOICE: Final = re.compile(r"^\W{0,3}(?:option |choice )?([A-Ja-j])(?:[).:,}\]*_]|\s*$)")
 _SHORT: Final = re.compile(r"^\W*([A-Ja-j])\W*$")
-_NUMBER: Final = re.compile(r"[-−]?\d[\d.,]*")
+_SIGNED: Final = re.compile(
+    r"(?P<minus>(?<![\w)\].])[-−](?=[$€£]?[\d.]))?[$€£]?(?P<number>\d[\d.,]*(?<![.,])|\.\d+)"
+)
 
 
 def final_answer(text: str) -> str:
@@ -40,7 +42,7 @@ def final_answer(text: str) -> str:
     if choice := _CHOICE.match(said):
         return choice[1].upper()
     if marked or len(text) <= _LONGEST:
-        return said.strip().rstrip(".}*_ ")
+        return said.strip().rstrip(".,;}$*_) ")
     return ""
 
 
@@ -50,11 +52,17 @@ def final_number(text: str) -> float | None:
     Example:
         >>> final_number("She has 4 and gets 3, which makes 7 apples.")
         7.0
+        >>> final_number("5 - 8 = -3")
+        -3.0
         >>> final_number("None at all.") is None
         True
     """
-    numbers = numbers_in(_marked(text[:_MOST_CHARS]))[:1] or numbers_in(text)[-1:]
-    return numbers[0] if numbers else None
+    text = text[:_MOST_CHARS]
+    found = list(_SIGNED.finditer(_marked(text)))[:1] or list(_SIGNED.finditer(text))[-1:]
+    numbers = [number for match in found for number in numbers_in(match["number"])]
+    if not numbers:
+        return None
+    return -numbers[0] if found[0]["minus"] else numbers[0]
 
 
 def _marked(text: str) -> str:
@@ -86,7 +94,7 @@ def likeness(one: str, other: str) -> tuple[float, str]:
     if numbers[0] is not None and numbers[1] is not None:
         if abs(numbers[0] - numbers[1]) > 1e-6 * max(map(abs, (numbers[0], numbers[1], 1.0))):
             return 0.0, f"one comes to {numbers[0]:g}, the other to {numbers[1]:g}"
-        if all(ends) and all(_NUMBER.match(end) for end in ends):
+        if all(ends) and all(_SIGNED.match(end) for end in ends):
             return 1.0, f"both come to {numbers[0]:g}"
     return _overlap(one, other)
 
