@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks._auc import auc
 from benchmarks._common import DATA, Clock, arguments, finish, versions
 from costwise_core import Ask, Candidate, PairedOutcome, Usage, calibrate_routing, evaluate_routing
 from costwise_core.errors import PriceError
@@ -98,13 +99,6 @@ def cross_scored(pairs: Sequence[PairedOutcome], seed: int) -> list[float]:
 
 def closed(pairs: Sequence[PairedOutcome], given: Sequence[float]) -> Scored:
     return evaluate_routing(pairs, [1 - score for score in given]).router
-
-
-def auc(pairs: Sequence[PairedOutcome], given: Sequence[float]) -> float:
-    """Return how often a right answer is scored above a wrong one; ties count half."""
-    marks, score = np.array([one.weak for one in pairs]), np.array(given)
-    right, wrong = score[marks >= 0.5][:, None], score[marks < 0.5][None, :]
-    return float(((right > wrong) + 0.5 * (right == wrong)).mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +190,12 @@ def main() -> None:
         given = cross_scored(pairs, args.seed)
     report = evaluate_routing(pairs, [1 - score for score in given])
     by_rules = scores(RuleJudge(), pairs)
+    right = [one.weak >= 0.5 for one in pairs]
+    trained_auc, rules_auc = auc(right, given), auc(right, by_rules)
     rules = closed(pairs, by_rules)
     print(report, flush=True)
     print(f"rules alone, no labels: APGR {rules.apgr}, CPT80 {rules.cpt80.value:.0%}")
-    print(f"AUC: trained {auc(pairs, given):.3f}, rules {auc(pairs, by_rules):.3f}", flush=True)
+    print(f"AUC: trained {trained_auc or 0:.3f}, rules {rules_auc or 0:.3f}", flush=True)
     result: dict[str, object] = {
         "n": len(pairs),
         "seed": args.seed,
@@ -208,11 +204,11 @@ def main() -> None:
         "cpt50": report.router.cpt50.value,
         "cpt80": report.router.cpt80.value,
         "cpt80_high": report.router.cpt80.high,
-        "auc": auc(pairs, given),
+        "auc": trained_auc,
         "rules": {
             "apgr": rules.apgr.value,
             "cpt80": rules.cpt80.value,
-            "auc": auc(pairs, by_rules),
+            "auc": rules_auc,
         },
         "random": {"apgr": report.random.apgr.value, "cpt80": report.random.cpt80.value},
         "oracle": {"apgr": report.oracle.apgr.value, "cpt80": report.oracle.cpt80.value},

@@ -1,6 +1,6 @@
 """Whether `GroundedJudge` tells a small model's right answers from its wrong ones.
 
-    python -m benchmarks.grounded [--data squad20.jsonl nq20.jsonl] [--limit 60] --json OUT
+    python -m benchmarks.grounded [--data squad20.jsonl nq20.jsonl] [--limit 30] --json OUT
 
 Rows are {question, answers, docs: [{title, text}]}. SmolLM2-135M answers each from the passage that
 holds the answer and two others; an answer is right if it holds one of the known ones. Reported is
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks._auc import auc
 from benchmarks._common import DATA, Clock, arguments, finish, versions
 from benchmarks._rag import labelled
 from costwise_core import AllOf, Ask, Candidate, GroundedJudge, LabelledQuestion, Passage, RuleJudge
@@ -41,12 +42,12 @@ def asked(row: LabelledQuestion, draw: random.Random) -> Ask:
 
 
 def answered(endpoint: Endpoint, ask: Ask) -> Candidate:
-    context = "\n\n".join(f"[{n}] {one.text[:1500]}" for n, one in enumerate(ask.passages, 1))
+    context = "\n\n".join(f"[{n}] {one.text[:1_000]}" for n, one in enumerate(ask.passages, 1))
     body = {
         "model": endpoint.model,
         "messages": [{"role": "user", "content": f"{PROMPT}\n\n{context}\n\n{ask.question}"}],
         "temperature": 0,
-        "max_tokens": 60,
+        "max_tokens": 40,
     }
     request = urllib.request.Request(
         f"{endpoint.base_url}/chat/completions",
@@ -58,15 +59,6 @@ def answered(endpoint: Endpoint, ask: Ask) -> Candidate:
     return Candidate(
         text=choice["message"]["content"] or "", finish_reason=choice["finish_reason"] or ""
     )
-
-
-def auc(right: Sequence[bool], scores: Sequence[float]) -> float | None:
-    """Return how often a right answer is scored above a wrong one; ties count half."""
-    marks, score = np.array(right), np.array(scores)
-    above, below = score[marks][:, None], score[~marks][None, :]
-    if not above.size or not below.size:
-        return None
-    return float(((above > below) + 0.5 * (above == below)).mean())
 
 
 def interval(right: Sequence[bool], scores: Sequence[float], seed: int) -> tuple[float, float]:
@@ -89,8 +81,8 @@ def main() -> None:
         nargs="+",
         default=[DATA / "rag/squad20.jsonl", DATA / "rag/nq20.jsonl"],
     )
-    parser.add_argument("--limit", type=int, default=60, help="questions of each file")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--limit", type=int, default=30, help="questions of each file")
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     missing = [path for path in args.data if not path.exists()]
     if missing:

@@ -103,5 +103,8 @@ def test_bare_wheel_imports_without_any_extra(wheels, package, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     missing = [line.split()[0] for line in done.stdout.splitlines()]
-    agents = ["langchain_costwise.middleware", "langchain_costwise.tool_results"]
+    agents = [
+        f"langchain_costwise.{name}"
+        for name in ("budget_middleware", "middleware", "router_middleware", "tool_results")
+    ]
     assert missing == (agents if package.startswith("langchain") else [])

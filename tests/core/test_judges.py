@@ -24,6 +24,8 @@ from costwise_core import (
     SchemaJudge,
     ToolJudge,
     Usage,
+    local_first,
+    scoped,
     track,
 )
 from costwise_core.drive import arun, run
@@ -379,6 +381,33 @@ def test_grounded_cannot_tell_without_passages() -> None:
     assert score(GroundedJudge(), "Paris.") == 0.5
 
 
+PROMPT = (
+    "Answer from the context.\n\nContext:\n[1] The Eiffel Tower in Paris was opened in 1889 and is "
+    "330 metres tall. [2] The Louvre is the most visited museum of the world, and there is much to "
+    "see in it for whoever likes paintings of any time and any country."
+)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Ask(question=f"{PROMPT}\n\nQuestion: When was the tower opened?\nAnswer:"),
+        Ask(question=f"{PROMPT * 4}\n\nWhen was the tower opened?"),
+        Ask(question="When was the tower opened?", system=PROMPT),
+    ],
+)
+def test_passages_in_the_prompt_are_found(ask: Ask) -> None:
+    assert score(GroundedJudge(), "It was opened in 1889 [1].", ask) == 1
+    assert score(GroundedJudge(), "It was opened in 1898.", ask) < 0.5
+    assert score(GroundedJudge(), "It was opened in 1889 [7].", ask) < 0.5
+
+
+def test_the_question_may_be_told() -> None:
+    ask = Ask(question=f"When was the tower opened? {PROMPT}")
+    with scoped(question="When was the tower opened?"):
+        assert score(GroundedJudge(), "It was opened in 1889.", ask) == 1
+
+
 def test_the_question_alone_is_no_support() -> None:
     echo = score(GroundedJudge(), "The tower was opened when banana?", RAG)
     assert echo < 0.5
@@ -465,7 +494,8 @@ def test_the_strictest_counts_and_nothing_ends_it() -> None:
 
 
 async def test_a_local_model_goes_first_and_what_is_wrong_goes_up() -> None:
-    routes = [Route(name="hosted", model="gpt-4o"), Route(name="local", tags=frozenset({"local"}))]
+    preset = local_first("local")
+    routes = [Route(name="hosted", model="gpt-4o"), *preset["routes"]]
     answers = {"hosted": "In 1889.", "local": "In 1898."}
 
     class Caller:
@@ -475,12 +505,14 @@ async def test_a_local_model_goes_first_and_what_is_wrong_goes_up() -> None:
         def read(self, answer: str) -> Candidate:
             return Candidate(text=answer)
 
-    routing = Routing(routes, judge=AllOf(RuleJudge(), GroundedJudge()))
+    routing = Routing(routes, judge=preset["judge"])
     outcome = await arun(routing.answer(RAG, Caller()))
     assert (outcome.answer, outcome.route) == ("In 1889.", "hosted")
     assert "1898" in outcome.why
     answers["local"] = "It was opened in 1889."
     assert run(routing.answer(RAG, Caller())).route == "local"
+    with pytest.raises(ConfigError, match="at least one"):
+        local_first()
 
 
 @settings(deadline=None)

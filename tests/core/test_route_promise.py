@@ -44,7 +44,7 @@ class TestEvaluate:
         pairs = pairs_of([(n < 75, True) for n in range(100)])
         best = evaluate_routing(pairs, range(100))
         assert best.router.apgr.value == pytest.approx(1 - 0.25 / 2)
-        assert best.router.apgr == best.oracle.apgr
+        assert best.router.apgr.value == pytest.approx(best.oracle.apgr.value)
         assert best.router.cpt80.value == pytest.approx(0.2)
         none = evaluate_routing(pairs, [1.0] * 100)
         assert none.router.apgr.value == pytest.approx(0.5)
@@ -52,7 +52,7 @@ class TestEvaluate:
         worst = evaluate_routing(pairs, [-n for n in range(100)])
         assert worst.router.apgr.value == pytest.approx(0.125)
 
-    @settings(max_examples=50)
+    @settings(max_examples=10, deadline=None)
     @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=5, max_size=60), st.data())
     def test_no_scores_beat_the_oracle(self, marks: Marks, data: st.DataObject) -> None:
         marks = [*marks, (False, True)] * 2 + [(False, True)] * 60
@@ -147,7 +147,7 @@ class TestCalibrate:
         assert sure == sorted(sure)
 
     def test_where_nothing_is_kept_there_is_no_threshold(self) -> None:
-        found = calibrate_routing(pairs_of([(False, True)] * 100), range(100))
+        found = calibrate_routing(pairs_of([(False, True)] * 100), [0.5] * 100)
         assert found.chosen is None
         assert found.strong_share == 1.0
         with pytest.raises(RouteError, match="No threshold keeps"):
@@ -174,7 +174,7 @@ class TestCalibrate:
         with pytest.raises(ConfigError):
             calibrate_routing(pairs, scores, **wrong)  # type: ignore[arg-type]
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=10, deadline=None)
     @given(st.lists(st.integers(0, 4), min_size=59, max_size=120), st.integers(0, 99))
     def test_the_threshold_does_what_its_point_says(self, scores: list[int], seed: int) -> None:
         dice = np.random.default_rng(seed)

@@ -13,6 +13,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from pydantic import BaseModel, Field
 
 from costwise_core import ANSWER, CLASSIFY, EXTRACT, MemoryLedger, OutputProfile
+from costwise_core.budget.budgets import account_of
 from langchain_costwise import (
     Budget,
     BudgetedChatModel,
@@ -22,6 +23,7 @@ from langchain_costwise import (
     track,
 )
 from tests.langchain.fakes import ScriptedChat
+from tests.llama_server import NAME, serve
 from tests.openai_server import Provider
 
 ChatOpenAI = pytest.importorskip("langchain_openai").ChatOpenAI
@@ -123,6 +125,19 @@ async def test_a_stream_is_not_asked_again_and_says_that_it_was_cut_off(server, 
     assert len(server.asked) == 2
 
 
+def test_a_stream_that_is_closed_early_settles_what_was_produced(server, client):
+    server.words = ["word "] * 200
+    budget = Budget(limit=1_000_000, unit="tokens")
+    budgets = Budgets(budget)
+    paid = BudgetedChatModel(model=client(), budgets=budgets)
+    stream = OutputLimit(model=paid, task=ANSWER).stream(ASK)
+    assert next(stream).text is not None
+    stream.close()
+    (found,) = budgets.store.balances([account_of(budget, {}, 0.0) or ""], now=0.0)
+    assert found.held == 0
+    assert 0 < found.spent < 100
+
+
 def test_the_instruction_goes_to_the_end_of_the_system_prompt(server, client):
     sent = [SystemMessage("You know cities."), HumanMessage(ASK)]
     model = OutputLimit(model=client(), task=CLASSIFY)
@@ -189,6 +204,25 @@ def test_claude_gets_no_stop_of_blanks():
     assert claude.stops == [None, ["END"]]
 
 
+def test_claude_has_room_for_the_thoughts_it_was_told_to_have():
+    class Claude(ScriptedChat):
+        thinking: dict[str, Any] | None = None
+        max_tokens: int = 9_000
+
+        @property
+        def _llm_type(self) -> str:
+            return "anthropic-chat"
+
+    def cap(**settings: Any) -> int:
+        message = OutputLimit(model=Claude(**settings), task=CLASSIFY).invoke(ASK)
+        found: int = told(message)["max_tokens"]
+        return found
+
+    assert cap(profile={"reasoning_output": True}) == 16
+    assert cap(thinking={"type": "enabled", "budget_tokens": 2_048}) == 16 + 2_048
+    assert cap(thinking={"type": "adaptive"}) == 16 + 4_096
+
+
 def test_an_answer_that_begins_with_its_stop_is_asked_for_without_it():
     class Breaks(ScriptedChat):
         def _generate(self, messages, stop=None, run_manager=None, **kwargs):
@@ -247,6 +281,20 @@ def test_a_batch_keeps_its_order_and_what_was_given(server, client):
     assert [answer.text for answer in answers] == ["Paris is it."] * 4
     assert model.model is inner
     assert inner.max_tokens is None
+
+
+def test_a_real_model_goes_on_where_it_was_cut_off():
+    real = ChatOpenAI(
+        model=NAME, base_url=serve(), api_key="none", temperature=0, stream_usage=True
+    )
+    model = OutputLimit(model=real, task=replace(ANSWER, max_tokens=3, longest=48))
+    with track() as bill:
+        message = model.invoke("Name three European capitals.")
+    first, second = (record.usage.output_tokens for record in bill.records)
+    assert first == 3 < second <= 48
+    assert told(message)["calls"] == 2
+    last = list(model.stream("Name three European capitals."))
+    assert any(told(one)["cut_off"] for one in last if "costwise" in one.response_metadata)
 
 
 # --- LangChain's own suites -----------------------------------------------------------------------

@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableBinding
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel, Field
 
-from costwise_core import Decision, Judgement, MemoryStore, Route
+from costwise_core import Decision, HoldOut, Judgement, MemoryStore, Route
 from costwise_core.budget.budgets import account_of
 from costwise_core.errors import ConfigError, RouteError
 from langchain_costwise import (
@@ -255,6 +255,28 @@ async def test_nothing_of_a_draft_reaches_who_listens(two):
     assert "".join(shown) == "The capital is Paris."
 
 
+def test_a_router_says_where_a_cascade_begins(two):
+    model = Cascade(models=two.models(), judge=Scores(small=0.1), router=Chooses("large"))
+    assert way_of(model.invoke(ASK))["name"] == "large"
+    assert two.asked == (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["router", "cascade", "fallback"])
+async def test_a_request_that_is_held_out_is_not_routed(two, kind):
+    models = two.models()
+    model: Any = {
+        "router": lambda: CostRouter(models=models, router=Chooses("small")),
+        "cascade": lambda: Cascade(models=models, judge=Scores(small=1.0)),
+        "fallback": lambda: Fallback(models=models),
+    }[kind]()
+    with track(holdout=HoldOut(share=1.0)) as bill:
+        for answer in (model.invoke(ASK), await model.ainvoke(ASK)):
+            assert way_of(answer)["name"] == "large"
+        assert "".join(chunk.text for chunk in model.stream(ASK)) == "The capital is Paris."
+    assert two.asked == (0, 3)
+    assert bill.savings == {}
+
+
 # --- failures -----------------------------------------------------------------------------------
 
 
@@ -307,6 +329,19 @@ def test_a_model_is_left_alone_for_as_long_as_its_provider_says(two):
     for _ in range(3):
         assert model.invoke(ASK).text == "The capital is Paris."
     assert two.asked == (1, 3)
+
+
+async def test_after_the_deadline_nobody_else_is_asked(two):
+    two.small.delay = 0.3
+    judge = Scores(small=0.1)
+    model = Cascade(models=two.models(), judge=judge, deadline=0.2)
+    for answer in (model.invoke(ASK), await model.ainvoke(ASK)):
+        assert answer.text == "Paris is it."
+    assert two.asked == (2, 0)
+    two.small.delay, two.small.status = 0.3, 503
+    with pytest.raises(Exception, match="no"):
+        model.invoke(ASK)
+    assert two.asked == (3, 0)
 
 
 def test_all_down_is_the_last_ones_error(two):

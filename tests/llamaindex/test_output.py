@@ -13,6 +13,7 @@ from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel, Field
 
 from costwise_core import ANSWER, CLASSIFY, EXTRACT, MemoryStore, OutputProfile
+from costwise_core.budget.budgets import account_of
 from costwise_core.errors import ConfigError
 from llamaindex_costwise import (
     Budget,
@@ -23,6 +24,7 @@ from llamaindex_costwise import (
     OutputLimit,
     track,
 )
+from tests.llama_server import NAME, serve
 from tests.llamaindex.fakes import FakeLLM, deprecations, seven
 from tests.openai_server import Provider
 
@@ -138,6 +140,19 @@ async def test_a_stream_is_not_asked_again_and_says_that_it_was_cut_off(server, 
     assert caps(server) == [2] * 4
 
 
+def test_a_stream_that_is_closed_early_settles_what_was_produced(server, client):
+    server.words = ["word "] * 200
+    budget = Budget(limit=1_000_000, unit="tokens")
+    budgets = Budgets(budget)
+    paid = BudgetedLLM(llm=client(), budgets=budgets)
+    stream = OutputLimit(llm=paid, task=ANSWER).stream_chat(ASKED)
+    assert next(stream).delta is not None
+    stream.close()
+    (found,) = budgets.store.balances([account_of(budget, {}, 0.0) or ""], now=0.0)
+    assert found.held == 0
+    assert 0 < found.spent < 100
+
+
 def test_the_instruction_goes_to_the_system_prompt(server, client):
     sent = [ChatMessage(role="system", content="You know cities."), *ASKED]
     llm = OutputLimit(llm=client(), task=CLASSIFY)
@@ -243,3 +258,14 @@ def test_the_llm_is_left_as_it_is(server, client):
 def test_a_structured_llm_is_refused():
     with pytest.raises(ConfigError, match="structured"):
         OutputLimit(llm=MockLLM().as_structured_llm(Number), task=ANSWER)
+
+
+def test_a_real_model_goes_on_where_it_was_cut_off(client):
+    real = client(model=NAME, api_base=serve(), temperature=0.0)
+    llm = OutputLimit(llm=real, task=replace(ANSWER, max_tokens=3, longest=48))
+    with track() as bill:
+        answer = llm.complete("Name three European capitals.")
+    first, second = (record.usage.output_tokens for record in bill.records)
+    assert first == 3 < second <= 48
+    assert told(answer)["calls"] == 2
+    assert told(list(llm.stream_complete("Name three European capitals."))[-1])["cut_off"]

@@ -29,7 +29,16 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.event_handlers import BaseEventHandler
 from pydantic import BaseModel, Field
 
-from costwise_core import Decision, HoldOut, Judgement, MemoryStore, Route, SQLiteLedger
+from costwise_core import (
+    Decision,
+    HoldOut,
+    Judgement,
+    MemoryStore,
+    ModelJudge,
+    Route,
+    SQLiteLedger,
+    local_first,
+)
 from costwise_core.budget.budgets import account_of
 from costwise_core.errors import ConfigError, RouteError
 from llamaindex_costwise import (
@@ -43,6 +52,7 @@ from llamaindex_costwise import (
     CostRouter,
     Fallback,
     RouteEvent,
+    as_completer,
     scoped,
     track,
 )
@@ -401,6 +411,20 @@ class TestBill:
             CostRouter(models=models).chat(ASKED)
         assert bill.savings == {"route": Decimal("0.0000799")}
 
+    def test_a_route_says_what_a_model_is_priced_as(self, models):
+        models["small"].model = "our-deployment"
+        llm = CostRouter(
+            models=models,
+            routes=(Route(name="small", model="openai:gpt-4o-mini"),),
+            router=To("small"),
+        )
+        with track() as bill:
+            llm.chat(ASKED)
+            models["small"].chat(ASKED)
+        assert [one.model for one in bill.records] == ["openai:gpt-4o-mini", "our-deployment"]
+        assert [one.usd for one in bill.records] == [Decimal("0.0000051"), None]
+        assert bill.savings == {"route": Decimal("0.0000799")}
+
     def test_a_stream_read_after_the_block(self, models, tmp_path):
         ledger = SQLiteLedger(tmp_path / "ledger.db")
         with track(ledger=ledger) as bill:
@@ -485,6 +509,34 @@ class TestAsOneLLM:
         llm = CostRouter(models={**models, "small": no_tools})
         assert route_of(llm.chat_with_tools([TOOL], ASK))["name"] == "large"
         assert route_of(llm.chat(ASKED))["name"] == "small"
+
+    def test_a_route_says_only_what_it_says(self, models):
+        llm = CostRouter(models=models, routes=local_first("small")["routes"])
+        answer = llm.chat(ASKED)
+        with track() as bill:
+            llm.chat(ASKED)
+        assert route_of(answer)["decision"]["expected_cost"]
+        assert [one.model for one in bill.records] == ["gpt-4o-mini"]
+
+    def test_local_first(self, models, small):
+        small.words = ["I ", "do ", "not ", "know."]
+        llm = Cascade(models=models, **local_first("small"))
+        assert text_of(llm.chat(ASKED)) == LARGE
+        small.words = ["The ", "capital ", "is ", "Paris."]
+        assert text_of(llm.chat(ASKED)) == "The capital is Paris."
+
+    async def test_a_judge_that_asks_a_model_is_overhead(self, models, large):
+        large.words = ['{"1": ', "9}"]
+        llm = Cascade(models=models, judge=ModelJudge(as_completer(models["large"])))
+        for answer in ("sync", "async"):
+            with track() as bill:
+                found = llm.chat(ASKED) if answer == "sync" else await llm.achat(ASKED)
+            assert text_of(found) == SMALL
+            # The draft is written down once it is judged.
+            assert [(one.model, one.overhead) for one in bill.records] == [
+                ("gpt-4o", True),
+                ("gpt-4o-mini", False),
+            ]
 
     def test_nobody_can(self, small):
         llm = CostRouter(models={"small": client(small, "gpt-4o-mini", context_window=5)})

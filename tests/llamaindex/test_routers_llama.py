@@ -143,26 +143,28 @@ def test_a_real_server_says_that_a_prompt_is_too_long(models, server):
     assert name_of(answer) == "dear"
 
 
-async def test_a_real_call_of_a_tool(models, server):
+async def test_tools_reach_a_real_model(models, server):
+    """It is too small to call one, but it is told of them and its answer comes back whole."""
     llm = CostRouter(models=models, prices=PRICES)
-    whole = llm.chat_with_tools([TOOL], "Capital of France?", tool_required=True)
-    *_, live = [
-        piece
-        async for piece in await llm.astream_chat_with_tools(
-            [TOOL], "Capital of France?", tool_required=True
-        )
-    ]
-    for answer in (whole, live):
-        (called,) = llm.get_tool_calls_from_response(answer)
-        assert called.tool_name == "capital"
-        assert "country" in called.tool_kwargs
+    bare = llm.chat(ASKED).raw.usage.prompt_tokens
+    whole = await llm.achat_with_tools([TOOL], ASK, tool_required=True)
+    *_, live = llm.stream_chat_with_tools([TOOL], ASK)
+    assert whole.raw.usage.prompt_tokens > bare + 40
+    assert name_of(whole) == name_of(live) == "local"
+    assert llm.get_tool_calls_from_response(live, error_on_no_tool_call=False) == []
     assert server.asked == []
 
 
-def test_a_real_object(models, server):
+async def test_a_real_object_in_the_clients_own_json_mode(models, server):
+    models["local"].should_use_structured_outputs = True
     llm = CostRouter(models=models, prices=PRICES)
-    prompt = PromptTemplate("The capital of {country} is a town.")
-    assert llm.structured_predict(Town, prompt, country="France").town
+    prompt = PromptTemplate("Name the capital of {country}.")
+    with track(prices=PRICES) as bill:
+        found = llm.structured_predict(Town, prompt, country="France")
+        later = await llm.astructured_predict(Town, prompt, country="France")
+    assert isinstance(found, Town)
+    assert found == later
+    assert [record.model for record in bill.records] == [NAME, NAME]
     assert server.asked == []
 
 

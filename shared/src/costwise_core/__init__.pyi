@@ -151,6 +151,7 @@ from costwise_core.route.learned import LearnedRouter as LearnedRouter
 from costwise_core.route.lint import RouteFinding as RouteFinding
 from costwise_core.route.lint import lint_routes as lint_routes
 from costwise_core.route.outcomes import PairedOutcome as PairedOutcome
+from costwise_core.route.presets import local_first as local_first
 from costwise_core.route.routes import Ask as Ask
 from costwise_core.route.routes import Candidate as Candidate
 from costwise_core.route.routes import Decision as Decision

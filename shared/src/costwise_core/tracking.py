@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -63,6 +63,7 @@ class Recorder:
         baseline_model: What would have answered without a router; "" is the model that does.
         processing: How the provider is asked to work: "standard", "batch", "flex", "priority".
         overhead: True where costwise itself calls.
+        priced_as: Under which name a model is written down and priced, by the name it has itself.
 
     Example:
         >>> with track() as bill:
@@ -80,6 +81,7 @@ class Recorder:
     baseline_model: str = ""
     processing: str = "standard"
     overhead: bool = False
+    priced_as: Mapping[str, str] = field(default_factory=dict)
 
     def tagged(self, tags: Mapping[str, str]) -> "Recorder":
         """Return one whose calls carry these tags, too; they win over those it has."""
@@ -126,6 +128,7 @@ class Recorder:
             The record as it was written.
         """
         at = time.time()
+        model = self.priced_as.get(model, model)
         overhead = overhead or self.overhead
         processing = processing or self.processing
         usd: Decimal | None = None
@@ -286,6 +289,7 @@ def track(
         baseline_model=around.baseline_model if around else "",
         processing=around.processing if around else "standard",
         overhead=around.overhead if around else False,
+        priced_as=around.priced_as if around else {},
     )
     token = _current.set(inner)
     untouched = scoped(unoptimised=True) if tags.get("arm") == HOLDOUT else nullcontext()

@@ -131,8 +131,8 @@ class OutputLimit(ChatWrapper):
         return _Call(
             model=self.model if own else _capped(self.model, self.task),
             larger=self.model if own else _capped(self.model, self.task, again=True),
-            cap=own or self.task.cap(thinks=_thinks(self.model)),
-            larger_cap=own or self.task.cap(again=True, thinks=_thinks(self.model)),
+            cap=own or self.task.cap(thoughts=_thoughts(self.model)),
+            larger_cap=own or self.task.cap(again=True, thoughts=_thoughts(self.model)),
             messages=_instructed(messages, self.task.instruction) if free else messages,
             stop=stop,
             task_stop=_stops(self.model, self.task) if free else [],
@@ -214,18 +214,28 @@ class _Call:
 def _capped(model: BaseChatModel, task: OutputProfile, *, again: bool = False) -> BaseChatModel:
     if isinstance(model, Routed):
         return model.over(lambda one: _capped(one, task, again=again))
-    return bounded(model, task.cap(again=again, thinks=_thinks(model)))
+    return bounded(model, task.cap(again=again, thoughts=_thoughts(model)))
 
 
-def _thinks(model: BaseChatModel) -> bool:
+def _thoughts(model: BaseChatModel) -> int | None:
+    """Return how many tokens a model may think; None for as long as it likes."""
+    paid = innermost(model)
+    if _is_claude(paid):  # which thinks when it is told to, and for how long
+        told = getattr(paid, "thinking", None) or {}
+        off = told.get("type", "disabled") == "disabled"
+        return 0 if off else told.get("budget_tokens")
     told = (model.profile or {}).get("reasoning_output")
-    return thinks(model_name(model, {})) if told is None else bool(told)
+    thinking = thinks(model_name(model, {})) if told is None else told
+    return None if thinking else 0
 
 
 def _stops(model: BaseChatModel, task: OutputProfile) -> list[str]:
+    return task.stops(blank=not _is_claude(innermost(model)), thinks=_thoughts(model) != 0)
+
+
+def _is_claude(model: BaseChatModel) -> bool:
     kind = f"{model._llm_type} {model_name(model, {})}".lower()  # noqa: SLF001 - LangChain's interface
-    blank = "anthropic" not in kind and "claude" not in kind
-    return task.stops(blank=blank, thinks=_thinks(model))
+    return "anthropic" in kind or "claude" in kind
 
 
 def _json(model: BaseChatModel) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from costwise_core.errors import BudgetExceededError as BudgetExceededError
 from costwise_core.prompt.examples import Example as Example
 from llamaindex_costwise._passages import passages_of as passages_of
 from llamaindex_costwise._passages import restore as restore
+from llamaindex_costwise._scorer import as_completer as as_completer
 from llamaindex_costwise.batch import abatch_as_completed as abatch_as_completed
 from llamaindex_costwise.batch import batch_as_completed as batch_as_completed
 from llamaindex_costwise.batch import batch_later as batch_later

@@ -1,6 +1,7 @@
 """What routing knows of LlamaIndex's LLMs, requests and answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from llama_index.core.base.llms.types import (
@@ -67,7 +68,7 @@ class RenderedPrompt(str):
 
 
 def routes_of(models: Mapping[str, LLM], given: Iterable[Route]) -> list[Route]:
-    """Return a route for each LLM: the one that was given, else what the LLM says of itself.
+    """Return a route for each LLM: what was given, and for the rest what the LLM says of itself.
 
     Raises:
         ConfigError: if a route was given for an LLM that is not there.
@@ -79,20 +80,21 @@ def routes_of(models: Mapping[str, LLM], given: Iterable[Route]) -> list[Route]:
                 f"there is a route {name!r} and no model of that name; models are "
                 f"{', '.join(models)}.{nearest(name, models)}"
             )
-    return [said.get(name) or _route(name, llm) for name, llm in models.items()]
+    return [_route(said.get(name) or Route(name=name), llm) for name, llm in models.items()]
 
 
-def _route(name: str, llm: LLM) -> Route:
+def _route(given: Route, llm: LLM) -> Route:
     told = llm.metadata
-    able = set(CAPABILITIES) - (set() if told.is_function_calling_model else {"tools"})
+    able = frozenset(CAPABILITIES) - (set() if told.is_function_calling_model else {"tools"})
     # LlamaIndex's own default stands where nobody said how large the window is.
     known = told.context_window > 0 and told.context_window != DEFAULT_CONTEXT_WINDOW
-    return Route(
-        name=name,
-        model=told.model_name,
-        context_window=told.context_window if known else None,
-        capabilities=frozenset(able),
-        tags=frozenset({provider_of(llm)}),
+    window = told.context_window if known else None
+    return replace(
+        given,
+        model=given.model or told.model_name,
+        context_window=given.context_window or window,
+        capabilities=able if given.capabilities is None else given.capabilities,
+        tags=given.tags | {provider_of(llm)},
     )
 
 

@@ -205,7 +205,9 @@ class RoutedCall:
         return asked
 
     def _begun(self, route: Route) -> Said:
-        said = Said(route, Draft(baseline_model=self._baseline))
+        own = self.models[route.name].metadata.model_name
+        draft = Draft(baseline_model=self._baseline, priced_as={own: route.priced_as})
+        said = Said(route, draft)
         self._said.append(said)
         return said
 

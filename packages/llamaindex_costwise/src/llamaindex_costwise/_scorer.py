@@ -28,7 +28,13 @@ def as_embedder(given: Embedder | BaseEmbedding) -> Embedder:
 
 
 def as_completer(given: Completer | LLM) -> Completer:
-    """Return a completer as it is, and an LLM as one."""
+    """Return a completer as it is, and an LLM as one: for `ModelJudge` and `AgreementJudge`.
+
+    Example:
+        >>> from llama_index.core.llms import MockLLM
+        >>> as_completer(MockLLM(max_tokens=2)).complete("Rate it.")
+        'text text'
+    """
     return _LLMCompleter(given) if isinstance(given, LLM) else given
 
 

@@ -157,7 +157,7 @@ class OutputLimit(ForwardingLLM):
         bare = OutputProfile(name=task.name, max_tokens=task.max_tokens, longest=task.longest)
         only_capped = self.model_copy(update={"task": bare})
         calls = {name: getattr(only_capped, name) for name in _CALLS}
-        cap = task.cap(thinks=_thinks(self.llm))
+        cap = task.cap(thoughts=_thoughts(self.llm))
         return calling(self._copies.get(self.llm, cap), calls)
 
     # --- one call -------------------------------------------------------------------------------
@@ -180,8 +180,8 @@ class OutputLimit(ForwardingLLM):
     def _call(self, prompt: str | Sequence[ChatMessage], kwargs: dict[str, Any]) -> "_Call":
         """Prepare a call: what it says itself goes first, then the task."""
         kwargs, own = without_empty_bounds(kwargs), bound_in(kwargs)
-        thinking, free = _thinks(self.llm), not offers(kwargs)
-        caps = [own or self.task.cap(again=again, thinks=thinking) for again in (False, True)]
+        thoughts, free = _thoughts(self.llm), not offers(kwargs)
+        caps = [own or self.task.cap(again=again, thoughts=thoughts) for again in (False, True)]
         llms = [self.llm if own else self._copies.get(self.llm, cap) for cap in caps]
         if free:
             prompt = _instructed(prompt, self.task.instruction, kwargs)
@@ -205,7 +205,7 @@ class OutputLimit(ForwardingLLM):
         name = next((argument for one, argument in _STOP.items() if one in family), "")
         if not name or kwargs.get(name):
             return {}
-        texts = self.task.stops(blank="Anthropic" not in family, thinks=_thinks(self.llm))
+        texts = self.task.stops(blank="Anthropic" not in family, thinks=_thoughts(self.llm) != 0)
         return {name: texts} if texts else {}
 
     def _told(self, stream: Any, asked: "_Call") -> Generator[Any, None, None]:
@@ -254,8 +254,13 @@ class _Call:
         return self.kwargs != self.again and not _produced(answer).strip()
 
 
-def _thinks(llm: LLM) -> bool:
-    return thinks(llm.metadata.model_name)
+def _thoughts(llm: LLM) -> int | None:
+    """Return how many tokens an LLM may think; None for as long as it likes."""
+    if "Anthropic" in _family(llm):  # which thinks when it is told to, and for how long
+        told = getattr(innermost(llm), "thinking_dict", None) or {}
+        off = told.get("type", "disabled") == "disabled"
+        return 0 if off else told.get("budget_tokens")
+    return None if thinks(llm.metadata.model_name) else 0
 
 
 def _family(llm: LLM) -> set[str]:

@@ -1,5 +1,6 @@
 """A benchmark as HTML, in the looks of a report; everything in it escaped."""
 
+import math
 from collections.abc import Sequence
 from decimal import Decimal
 from html import escape
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["as_fragment", "as_page"]
 
-_WIDE: Final = 640
-_HIGH: Final = 260
+_WIDE: Final = 1_080
+_HIGH: Final = 280
 _EDGE: Final = 44
 
 
@@ -82,7 +83,7 @@ def _table(report: "BenchReport") -> str:
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}'
         f"{bar(one.quality.value) if one.quality else ''}</th>"
-        f"{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
+        f"{''.join(map(_cell, row[1:]))}</tr>"
         for row, one in zip(rows, report.models, strict=True)
     )
     return _card(
@@ -91,8 +92,15 @@ def _table(report: "BenchReport") -> str:
         "<caption>What was found of each model</caption>"
         f'<thead><tr><th scope="col" class="words">model</th>{names}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>",
-        "In brackets: where the number is likely to lie.",
+        "Below a number: where it is likely to lie.",
     )
+
+
+def _cell(text: str) -> str:
+    value, bracket, interval = text.partition(" [")
+    ends = escape(interval.rstrip("]").replace(", ", " to "))
+    below = f'<br><small class="soft">{ends}</small>' if bracket else ""
+    return f"<td>{escape(value)}{below}</td>"
 
 
 def _picture(models: "Sequence[ModelSummary]") -> str:
@@ -101,14 +109,17 @@ def _picture(models: "Sequence[ModelSummary]") -> str:
     if len(shown) < 2:
         return ""
     most = max(one.usd_each.high for one in shown if one.usd_each) or 1.0
-    marks = "".join(_cross(one, most) for one in shown)
+    least = math.floor(10 * min(one.quality.low for one in shown if one.quality)) / 10
+    least = min(least, 0.9)
+    marks = "".join(_cross(one, most, least) for one in shown)
     left, right = usd(Decimal(0)), usd(Decimal(f"{1_000 * most:.3g}"))
+    bottom = _HIGH - _EDGE
     axes = (
-        f'<line class="grid" x1="{_EDGE}" x2="{_WIDE}" y1="{_HIGH - _EDGE}" y2="{_HIGH - _EDGE}"/>'
-        f'<line class="grid" x1="{_EDGE}" x2="{_EDGE}" y1="0" y2="{_HIGH - _EDGE}"/>'
-        f'<text x="0" y="12">1.0</text><text x="0" y="{_HIGH - _EDGE}">0.0</text>'
-        f'<text x="{_EDGE}" y="{_HIGH - _EDGE + 18}">{left}</text>'
-        f'<text x="{_WIDE}" y="{_HIGH - _EDGE + 18}" text-anchor="end">{right}</text>'
+        f'<line class="grid" x1="{_EDGE}" x2="{_WIDE}" y1="{bottom}" y2="{bottom}"/>'
+        f'<line class="grid" x1="{_EDGE}" x2="{_EDGE}" y1="0" y2="{bottom}"/>'
+        f'<text x="0" y="12">1.0</text><text x="0" y="{bottom}">{least:.1f}</text>'
+        f'<text x="{_EDGE}" y="{bottom + 18}">{left}</text>'
+        f'<text x="{_WIDE}" y="{bottom + 18}" text-anchor="end">{right}</text>'
     )
     return _card(
         "Quality over dollars per 1,000 answers",
@@ -118,16 +129,13 @@ def _picture(models: "Sequence[ModelSummary]") -> str:
     )
 
 
-def _cross(one: "ModelSummary", most: float) -> str:
+def _cross(one: "ModelSummary", most: float, least: float) -> str:
     quality, each = one.quality, one.usd_each
     if quality is None or each is None:
         return ""
-    x, x1, x2 = (
-        _EDGE + (_WIDE - _EDGE) * part / most for part in (each.value, each.low, each.high)
-    )
-    y, y1, y2 = (
-        (_HIGH - _EDGE) * (1 - part) for part in (quality.value, quality.low, quality.high)
-    )
+    wide, high = (_WIDE - _EDGE) / most, (_HIGH - _EDGE) / (1 - least)
+    x, x1, x2 = (_EDGE + wide * part for part in (each.value, each.low, each.high))
+    y, y1, y2 = (high * (1 - part) for part in (quality.value, quality.low, quality.high))
     right = x > _WIDE / 2
     return (
         f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'

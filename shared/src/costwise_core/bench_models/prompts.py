@@ -62,15 +62,17 @@ def read_prompts(path: str | Path) -> list[BenchPrompt]:
         ...     read_prompts(path)
         [BenchPrompt(question='17 * 23?', answers=('391',))]
     """
+    found: dict[str, BenchPrompt] = {}
     try:
-        found = {prompt.key: prompt for prompt in reversed(list(_lines(Path(path))))}
+        for prompt in _lines(Path(path)):
+            found.setdefault(prompt.key, prompt)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text.") from error
     if not found:
         raise ConfigError(f"there are no prompts in {path}.")
-    return list(reversed(found.values()))
+    return list(found.values())
 
 
 def _lines(path: Path) -> Iterator[BenchPrompt]:
@@ -91,7 +93,8 @@ def _prompt(line: str, where: str) -> BenchPrompt:
     except (ValueError, RecursionError):
         raise ConfigError(f"{where} is no JSON.") from None
     if not isinstance(row, Mapping) or not isinstance(row.get("question"), str):
-        near = nearest("question", row) if isinstance(row, Mapping) else ""
+        names = row if isinstance(row, Mapping) else ()
+        near = next(filter(None, (nearest(str(name), ("question",)) for name in names)), "")
         raise ConfigError(f'{where} must be an object with a text "question".{near}')
     given = row.get("answers", row.get("answer"))
     return BenchPrompt(

@@ -21,7 +21,7 @@ from costwise_core.prices import PriceBook
 __all__ = ["BenchReport", "Interval", "ModelSummary", "mark_of", "report_on", "usd_of"]
 
 _HEAD: Final = (
-    *("model", "answers", "quality", "below the best", "$ in all", "$ per 1,000"),
+    *("model", "answers", "quality", "minus the best", "$ in all", "$ per 1,000"),
     *("p50 s", "p95 s", "tokens in", "out"),
 )
 _RESAMPLES: Final = 2_000
@@ -69,8 +69,8 @@ class ModelSummary:
         input_tokens: Sent.
         output_tokens: Produced.
         quality: The mean mark, from 0 to 1; None if nobody knows what is right.
-        against_best: How much lower that is than the best model's, on the prompts both answered;
-            None for the best model itself.
+        against_best: That minus the best model's, on the prompts both answered; None for the best
+            model itself.
         marked: How many answers have a mark.
         unpriced: Answers without a known price.
         estimated: Answers whose tokens were estimated.

@@ -54,20 +54,21 @@ class OutputProfile:
                 "give max_tokens for no second try."
             )
 
-    def cap(self, *, again: bool = False, thinks: bool = False) -> int:
+    def cap(self, *, again: bool = False, thoughts: int | None = 0) -> int:
         """Return how many tokens a call may produce.
 
         Args:
             again: True for the second try.
-            thinks: True for a model that thinks before it answers, out of the same allowance.
+            thoughts: Tokens that the model may think before it answers, out of the same allowance;
+                None for one that thinks as long as it likes.
 
         Example:
-            >>> CLASSIFY.cap(), CLASSIFY.cap(thinks=True)
-            (16, 4112)
+            >>> CLASSIFY.cap(), CLASSIFY.cap(thoughts=1_024), CLASSIFY.cap(thoughts=None)
+            (16, 1040, 4112)
         """
         longest = self.max_tokens * _LARGER if self.longest is None else self.longest
-        grows = longest > self.max_tokens
-        thoughts = _THOUGHTS * (_LARGER if again and grows else 1) if thinks else 0
+        if thoughts is None:
+            thoughts = _THOUGHTS * (_LARGER if again and longest > self.max_tokens else 1)
         return (longest if again else self.max_tokens) + thoughts
 
     def stops(self, *, blank: bool = True, thinks: bool = False) -> list[str]:

@@ -1,7 +1,7 @@
 """Calls whose place on the bill is known only once it is known whose answer is shown."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -19,6 +19,7 @@ class Draft:
 
     Args:
         baseline_model: What would have answered without routing; "" compares with nothing.
+        priced_as: Under which name a model is priced, by the name it has itself.
 
     Example:
         >>> from costwise_core import Usage
@@ -34,9 +35,12 @@ class Draft:
         (Decimal('0.00006'), Decimal('0.00006'), Decimal('0'))
     """
 
-    def __init__(self, *, baseline_model: str = "") -> None:
+    def __init__(
+        self, *, baseline_model: str = "", priced_as: Mapping[str, str] | None = None
+    ) -> None:
         self._around = recorder()
         self._baseline = baseline_model
+        self._priced_as = priced_as or {}
         self._kept: list[CallRecord] = []
         self._said: tuple[bool, str] | None = None
         self._lock = threading.Lock()
@@ -52,6 +56,7 @@ class Draft:
             bills=(),
             ledgers=(self,),
             baseline_model=self._baseline or self._around.baseline_model,
+            priced_as={**self._around.priced_as, **self._priced_as},
         )
         with recording(by):
             yield

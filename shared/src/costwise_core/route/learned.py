@@ -92,8 +92,8 @@ class GainModel:
         scale: Its standard deviation.
         weak: Predicts the cheaper model.
         strong: Predicts the dearer one.
-        gains: Expected gains of the training questions, each predicted without it: 101 of them,
-            evenly spread in order, smallest first.
+        gains: Expected gains of half of the training questions, predicted from the other half: 101
+            of them, evenly spread in order, smallest first.
         familiar: Lowest share of known words and pairs that counts as like the training.
         farthest: Most standard deviations that one of the numbers in `SHAPE` may lie from its mean.
         pairs: How many paired outcomes it learned from.

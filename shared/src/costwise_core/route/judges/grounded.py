@@ -1,13 +1,13 @@
 """Whether an answer says what the retrieved passages say."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from costwise_core.cache.signs import abstains
-from costwise_core.passages import Passage
 from costwise_core.route.judges.arithmetic import numbers_in
+from costwise_core.route.judges.material import Material, material_of
 from costwise_core.route.routes import Ask, Candidate, Judgement
 from costwise_core.text.words import words
 
@@ -27,7 +27,9 @@ _STRANGE: Final = 0.3
 
 @dataclass(frozen=True, slots=True)
 class GroundedJudge:
-    """Checks an answer against the passages that were retrieved for it; no model, about 1 ms.
+    """Checks an answer against the passages that were retrieved for it; calls no model.
+
+    Where a chain wrote them into the prompt, what stands around the question there counts.
 
     The score is the share of the answer's words that come from the passages; what the question
     said already does not count. It is low where the answer cites a passage that does not exist, or
@@ -50,18 +52,18 @@ class GroundedJudge:
     blocking = False
 
     def judge(self, ask: Ask, answer: Candidate) -> Judgement:
-        """Score an answer by the passages of the request."""
-        if not ask.passages:
+        """Score an answer by what it had to go by."""
+        material, text = material_of(ask), answer.text[:_MOST_CHARS]
+        if not material.texts:
             return Judgement(score=_UNKNOWN, why="there are no passages to check it against")
-        text = answer.text[:_MOST_CHARS]
         if said := abstains(text):
             return Judgement(score=0.0, why=f"it says {said!r}")
-        share = support(ask, text)
-        for one in _unknown_ids(ask, text):
+        share = _support(material, text)
+        for one in _unknown_ids(material, text):
             return Judgement(
                 score=min(_INVENTED, share), why=f"it cites {one}, which is no passage"
             )
-        for one in _strange(ask, text):
+        for one in _strange(material, text):
             return Judgement(score=min(_STRANGE, share), why=f"{one} is in none of the passages")
         return Judgement(score=share, why=f"{share:.0%} of what it adds is in the passages")
 
@@ -77,38 +79,38 @@ def support(ask: Ask, text: str) -> float:
         >>> support(ask, "Ada did, in Turin.")
         0.5
     """
-    said = set(words(_CITED.sub(" ", text[:_MOST_CHARS])))
-    said = said - set(words(ask.question[:_MOST_CHARS])) or said
-    held = _held(ask.passages)[0]
+    return _support(material_of(ask), text[:_MOST_CHARS])
+
+
+def _support(material: Material, text: str) -> float:
+    said = set(words(_CITED.sub(" ", text)))
+    said = said - set(words(material.question)) or said
+    held = {word for one in material.texts for word in words(one)}
     return len(said & held) / len(said) if said else 0.0
 
 
-def _held(passages: Sequence[Passage]) -> tuple[frozenset[str], frozenset[float]]:
-    """Return the words and the numbers of passages."""
-    texts = [f"{one.heading}{one.text}" for one in passages]
-    found = frozenset(word for text in texts for word in words(text))
-    return found, frozenset(number for text in texts for number in numbers_in(text))
-
-
-def _unknown_ids(ask: Ask, text: str) -> Iterator[str]:
+def _unknown_ids(material: Material, text: str) -> Iterator[str]:
     """Yield the numbers in brackets that are no passage's."""
-    ids = {one.id for one in ask.passages}
     for match in _CITED.finditer(text):
         for cited in _SEPARATOR.split(match[1]):
-            is_one = cited in ids or (cited.isdecimal() and int(cited) <= len(ask.passages))
-            if cited.isdecimal() and len(cited) < 4 and not is_one:
+            if cited in material.ids or not (cited.isdecimal() and len(cited) < 4):
+                continue
+            if int(cited) > len(material.texts) and not any(
+                f"[{cited}]" in one for one in material.texts
+            ):
                 yield f"[{cited}]"
 
 
-def _strange(ask: Ask, text: str) -> Iterator[str]:
+def _strange(material: Material, text: str) -> Iterator[str]:
     """Yield the numbers and names that neither passages nor question hold."""
     text = _CITED.sub(" ", text)
-    held, numbers = _held(ask.passages)
-    asked, given = set(words(ask.question[:_MOST_CHARS])), set(numbers_in(ask.question))
+    sources = (material.question, *material.texts)
+    numbers = {number for one in sources for number in numbers_in(one)}
     for number in numbers_in(text):
-        if number not in numbers and number not in given:
+        if number not in numbers:
             yield f"{number:.15g}"
+    held = {word for one in sources for word in words(one)}
     for match in _NAME.finditer(text):
-        forms = set(words(match[0]))
-        if forms and not forms & held and not forms & asked:
+        forms = words(match[0])
+        if forms and held.isdisjoint(forms):
             yield match[0]

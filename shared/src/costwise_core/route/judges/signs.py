@@ -73,7 +73,7 @@ def signs_of(ask: Ask, answer: Candidate) -> list[float]:
         *(float(last != round(last)), float(last < 0), log(abs(last))),
         *(float(end in results), float(results[-1:] == [end]), float(end in given)),
         _share(len(asked.intersection(lower)), len(asked)),
-        support(ask, text) if ask.passages else 0.0,
+        support(ask, text),
         *(math.exp(_share(sum(odds), len(odds))) if odds else 0.0,),
         *(math.exp(min(odds)) if odds else 0.0, float(bool(answer.tool_calls))),
         *shape_of(question),
