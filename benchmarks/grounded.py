@@ -3,7 +3,7 @@
     python -m benchmarks.grounded [--data squad20.jsonl nq20.jsonl] [--limit 30] --json OUT
 
 Rows are {question, answers, docs: [{title, text}]}. SmolLM2-135M answers each from the passage that
-holds the answer and two others; an answer is right if it holds one of the known ones. Reported is
+holds the answer and another one; an answer is right if it holds one of the known ones. Reported is
 how often a right answer is scored above a wrong one (AUC, .5 is chance), for each judge alone and
 for the lower of both, and what the default threshold shows and holds back.
 """
@@ -23,7 +23,7 @@ from costwise_core import AllOf, Ask, Candidate, GroundedJudge, LabelledQuestion
 from costwise_core.route.routes import AnswerJudge
 from demo.model import Endpoint, local_model
 
-PASSAGES = 3
+PASSAGES = 2
 PROMPT = "Answer the question in one short sentence, from the passages only."
 JUDGES: Mapping[str, AnswerJudge] = {
     "grounded": GroundedJudge(),
@@ -33,7 +33,7 @@ JUDGES: Mapping[str, AnswerJudge] = {
 
 
 def asked(row: LabelledQuestion, draw: random.Random) -> Ask:
-    """Return the question with the passage that holds its answer and two others."""
+    """Return the question with the passage that holds its answer and others."""
     gold = next(one for one in row.passages if row.kept_in([one]))
     others = [one for one in row.passages if one is not gold]
     chosen = [gold, *draw.sample(others, min(PASSAGES - 1, len(others)))]
@@ -42,12 +42,12 @@ def asked(row: LabelledQuestion, draw: random.Random) -> Ask:
 
 
 def answered(endpoint: Endpoint, ask: Ask) -> Candidate:
-    context = "\n\n".join(f"[{n}] {one.text[:1_000]}" for n, one in enumerate(ask.passages, 1))
+    context = "\n\n".join(f"[{n}] {one.text[:800]}" for n, one in enumerate(ask.passages, 1))
     body = {
         "model": endpoint.model,
         "messages": [{"role": "user", "content": f"{PROMPT}\n\n{context}\n\n{ask.question}"}],
         "temperature": 0,
-        "max_tokens": 40,
+        "max_tokens": 24,
     }
     request = urllib.request.Request(
         f"{endpoint.base_url}/chat/completions",

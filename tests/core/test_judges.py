@@ -176,6 +176,9 @@ def test_final_answer(text: str, comes_to: str) -> None:
 def test_likeness_sees_numbers_choices_and_words() -> None:
     assert likeness("#### 12", "So the answer is 12.")[0] == 1
     assert likeness("#### 12", "So the answer is 13.")[0] == 0
+    assert (
+        likeness("#### 12", "First 3 boxes, then 4 in each, so there are 12 eggs in all.")[0] == 1
+    )
     assert likeness("B", "(B) as it is red")[0] == 1
     assert likeness("B", "The correct option is C")[0] == 0
     assert likeness("The fox is red.", "Red is the fox")[0] == 1

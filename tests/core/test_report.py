@@ -1,6 +1,7 @@
 """Reports: the same dollars as the bill's, whatever they are shown as, and advice that is right."""
 
 import csv
+import html
 import io
 import json
 import random
@@ -397,3 +398,62 @@ def test_json_holds_everything_exactly():
     assert len(values["advice"]) == len(made.advice)
     assert len(values["prompts"]) == len(made.prompts) == 1
     assert [Decimal(step["usd"]) for step in values["steps"]] == [s.usd for s in made.steps]
+
+
+# --- hold-out and what serves ---------------------------------------------------------------------
+
+
+def arms(number):
+    """Calls of some requests of both arms; an embedding and an own call belong to the first."""
+    found = []
+    for n in range(number):
+        arm = "holdout" if n % 4 == 0 else "treated"
+        tags = (("arm", arm), ("request", f"r{n}"))
+        usd = str(Decimal(3 + n % 3) if arm == "holdout" else Decimal(1 + n % 2))
+        saving = Saving(stage="compress", usd=Decimal(2))
+        savings = () if arm == "holdout" else (saving,)
+        found.append(call(f"{n}a", usd=usd, tags=tags, savings=savings))
+        found.append(call(f"{n}b", usd="0.01", tags=tags, operation="embedding", model="e"))
+        found.append(call(f"{n}c", usd="0.02", tags=tags, overhead=True))
+    found.append(call("x", usd=None, tags=(("arm", "treated"), ("request", "unpriced"))))
+    found.append(call("y", usd="9", tags=(("arm", "treated"),)))  # a request of its own
+    return found
+
+
+def test_the_true_saving_is_the_bill_s_and_shown_everywhere():
+    records = arms(40)
+    made = report(*records)
+    assert made.true_saving == Bill(records).true_saving
+    assert made.true_saving.unpriced == 1
+    assert (made.true_saving.holdout, made.true_saving.treated) == (10, 31)
+    said = f"{made.true_saving}."
+    assert html.escape(said) in made.to_html()
+    assert "True saving, by hold-out" in made.to_markdown()
+    assert json.loads(made.to_json())["true_saving"]["holdout"] == 10
+
+
+def test_too_few_requests_of_an_arm_say_so():
+    made = report(*arms(2))
+    assert made.true_saving is None
+    assert "Too few requests were held out" in made.to_markdown()
+    assert report(call("1")).true_saving is None
+    assert "held out" not in report(call("1")).to_markdown()
+
+
+def test_what_serves_a_request_is_none():
+    records = [
+        call("1", seconds=2.0),
+        call("2", tier="exact", usd="0"),
+        call("3", operation="embedding", model="e", seconds=9.0),
+        call("4", operation="vector_query", model="v", usd="0"),
+        call("5", overhead=True),
+    ]
+    made, bill = report(*records), Bill(records)
+    for sums in (made.totals, made.days[0].sums):
+        assert (sums.calls, sums.hits, sums.serving_calls, sums.own_calls) == (2, 1, 2, 1)
+        assert sums.seconds == 2.0
+        assert sums.usd == bill.usd
+    assert [step.requests for step in made.steps] == [step.requests for step in bill.steps]
+    of_model = {row.name: row.sums for row in made.tables["model"]}
+    assert (of_model["e"].calls, of_model["e"].serving_calls) == (0, 1)
+    assert of_model["e"].usd_per_call == Decimal("0.25")

@@ -261,3 +261,12 @@ def test_converse_s_request_has_the_points_where_it_takes_them():
     messages, system = converse._messages_to_bedrock(found)
     assert system == [{"text": RULES}, {"cachePoint": {"type": "default"}}]
     assert messages[1]["content"][-1] == {"cachePoint": {"type": "default"}}
+
+
+def test_a_held_out_prompt_is_sent_as_it_is():
+    inner = FakeClaude()
+    model = PromptCachedChatModel(model=inner)
+    with scoped(unoptimised=True):
+        model.invoke(history())
+    model.invoke(history(), {"configurable": {"costwise": {"unoptimised": True}}})
+    assert [marks(messages) for messages, _ in inner.came] == [[], []]

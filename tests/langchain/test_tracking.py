@@ -13,7 +13,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langchain_core.runnables.config import ContextThreadPoolExecutor
 
-from costwise_core import MemoryStore
+from costwise_core import MemoryStore, scoped
 from langchain_costwise import CachedChatModel, SemanticCache, track
 from tests.langchain.fakes import ScriptedChat
 
@@ -199,3 +199,15 @@ def test_importing_hooks_nothing():
         "assert len(context._configure_hooks) == before + 1, context._configure_hooks\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tags_are_said_in_a_config_too(paid):
+    chain = RunnableLambda(lambda asked: asked) | paid
+    with track(feature="faq", tenant="acme") as bill:
+        chain.invoke(ASK, {"metadata": {"tenant": "other", "thread_id": "t1", "colour": "red"}})
+    with track(feature="faq") as other, scoped(tenant="theirs"):
+        paid.invoke(ASK)
+    assert [dict(one.tags) for one in bill.records] == [
+        {"feature": "faq", "tenant": "other", "conversation": "t1"}
+    ]
+    assert [dict(one.tags) for one in other.records] == [{"feature": "faq", "tenant": "theirs"}]

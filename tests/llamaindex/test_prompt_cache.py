@@ -234,3 +234,12 @@ def test_converse_s_request_has_the_points_where_it_takes_them():
     messages, system = utils.messages_to_converse_messages(found, model)
     assert system == [{"text": RULES.strip()}, {"cachePoint": {"type": "default"}}]
     assert messages[1]["content"][-1] == {"cachePoint": {"type": "default"}}
+
+
+def test_a_held_out_prompt_is_sent_as_it_is():
+    inner = FakeLLM()
+    llm = PromptCachedLLM(llm=inner, key="ours")
+    with scoped(unoptimised=True):
+        llm.chat(history())
+    llm.chat(history())
+    assert ["prompt_cache_key" in kwargs for _, _, kwargs in inner._calls] == [False, True]

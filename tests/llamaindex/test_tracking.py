@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 from llama_index.core import PromptTemplate, SummaryIndex
 from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.instrumentation.dispatcher import instrument_tags
 from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.schema import TextNode
 from llama_index.core.tools import FunctionTool
@@ -226,3 +227,16 @@ def test_handlers_are_attached_once(inner):
     with track() as outer, track() as bill:
         inner.chat(ASKED)
     assert (outer.calls, bill.calls) == (1, 1)
+
+
+def test_tags_are_said_by_llamaindex_too(inner):
+    with track(feature="faq", tenant="acme") as bill, instrument_tags({"tenant": "o", "n": 1}):
+        inner.chat(ASKED)
+        list(inner.stream_chat(ASKED))
+    assert [dict(one.tags) for one in bill.records] == [{"feature": "faq", "tenant": "o"}] * 2
+
+
+def test_an_llm_without_a_name_is_known_by_its_class():
+    with track() as bill:
+        MockLLM().complete("q")
+    assert [one.model for one in bill.records] == ["MockLLM"]

@@ -23,6 +23,7 @@ from costwise_core.route.telling import as_metadata
 from llamaindex_costwise._asking import Prompt, ask_of, candidate_of, provider_of
 from llamaindex_costwise._convert import pieces
 from llamaindex_costwise._history import Makers, readable_for
+from llamaindex_costwise._spending import innermost
 from llamaindex_costwise.events import RouteEvent
 
 __all__ = ["MARK", "Offer", "Offered", "RoutedCall", "Said", "Wanted"]
@@ -205,8 +206,11 @@ class RoutedCall:
         return asked
 
     def _begun(self, route: Route) -> Said:
-        own = self.models[route.name].metadata.model_name
-        draft = Draft(baseline_model=self._baseline, priced_as={own: route.priced_as})
+        llm = self.models[route.name]
+        # An LLM without a name of its own goes by its class.
+        own = (llm.metadata.model_name, innermost(llm).class_name())
+        priced_as = dict.fromkeys(own, route.priced_as)
+        draft = Draft(baseline_model=self._baseline, priced_as=priced_as)
         said = Said(route, draft)
         self._said.append(said)
         return said

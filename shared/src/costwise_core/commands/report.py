@@ -106,7 +106,7 @@ def _tag(pair: str) -> tuple[str, str]:
     if not equals or name not in TAGS:
         raise ConfigError(
             f"a tag is given as NAME=VALUE with a name among {', '.join(TAGS)}, got {pair!r}."
-            f"{nearest(name, TAGS)}"
+            f"{'' if name in TAGS else nearest(name, TAGS)}"
         )
     return name, value
 

@@ -7,6 +7,7 @@ over days and over prompts.
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from costwise_core.holdout import HOLDOUT, TREATED, Request, TrueSaving, saving_of
@@ -331,19 +332,24 @@ def _sampled(db: sqlite3.Connection, where: str) -> TrueSaving | str:
     """Compare the arms of a hold-out, request by request; without one this costs nothing."""
     if not db.execute("SELECT 1 FROM series WHERE arm = CAST(? AS BLOB)", (HOLDOUT,)).fetchone():
         return ""
-    rows = db.execute(
-        "SELECT arm, coalesce(asked.value, chosen.id), sum(usd), "  # noqa: S608
-        "sum(saved - CASE WHEN chosen.overhead THEN usd ELSE 0 END), sum(usd IS NULL) "
-        f"FROM (SELECT * FROM calls WHERE {where}) AS chosen "
-        "JOIN series ON series.id = chosen.series "
-        "LEFT JOIN tags AS asked "
-        "ON asked.seq = chosen.seq AND asked.name = CAST('request' AS BLOB) "
-        "WHERE arm IN (CAST(? AS BLOB), CAST(? AS BLOB)) GROUP BY 1, 2",
+    # From the tags to the calls: the other way round nothing leads, and it would be quadratic.
+    request = "SELECT seq AS call, value FROM tags WHERE name = CAST('request' AS BLOB)"
+    sums = "sum(usd), sum(saved - CASE WHEN calls.overhead THEN usd ELSE 0 END), sum(usd IS NULL) "
+    series = "series.id = calls.series AND arm IN (CAST(? AS BLOB), CAST(? AS BLOB))"
+    asked = db.execute(
+        f"SELECT arm, {sums} FROM ({request}) AS asked CROSS JOIN calls "  # noqa: S608
+        f"ON calls.seq = asked.call CROSS JOIN series ON {series} "
+        f"WHERE {where} GROUP BY arm, asked.value",
+        (HOLDOUT, TREATED),
+    )
+    alone = db.execute(
+        f"SELECT arm, {sums} FROM calls CROSS JOIN series ON {series} "  # noqa: S608
+        f"WHERE {where} AND calls.seq NOT IN (SELECT call FROM ({request})) GROUP BY calls.seq",
         (HOLDOUT, TREATED),
     )
     return saving_of(
         Request(arm.decode(), paid or 0, claimed or 0, not unpriced)
-        for arm, _, paid, claimed, unpriced in rows
+        for arm, paid, claimed, unpriced in chain(asked, alone)
     )
 
 

@@ -29,6 +29,7 @@ _RIDGES: Final = (1.0, 30.0)
 _VECTOR_RIDGES: Final = (1.0, 3.0)
 _CLIP: Final = 4.0
 _USUAL: Final = 0.99
+_NEVER_VARIED: Final = 0.1
 
 
 def train_router(pairs: Sequence[PairedOutcome]) -> GainModel:
@@ -143,7 +144,8 @@ def _fitted(
     index = {name: at for at, name in enumerate(names)}
     sparse = stacked([weighted(one, index, idf) for one in counts], len(names))
     centre, scale = shapes[rows].mean(0), shapes[rows].std(0)
-    scale[scale < 1e-9] = 1.0
+    # What never varied in training and does now is a sign of other traffic.
+    scale[scale < 1e-9] = _NEVER_VARIED
     shape = np.clip((shapes[rows] - centre) / scale, -_CLIP, _CLIP)
     by_text = Design(sparse, shape, _RIDGES)
     by_vector = None

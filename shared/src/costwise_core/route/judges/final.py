@@ -94,7 +94,7 @@ def likeness(one: str, other: str) -> tuple[float, str]:
     if numbers[0] is not None and numbers[1] is not None:
         if abs(numbers[0] - numbers[1]) > 1e-6 * max(map(abs, (numbers[0], numbers[1], 1.0))):
             return 0.0, f"one comes to {numbers[0]:g}, the other to {numbers[1]:g}"
-        if all(ends) and all(_SIGNED.match(end) for end in ends):
+        if any(_SIGNED.match(end) for end in ends):  # a number was what was asked for
             return 1.0, f"both come to {numbers[0]:g}"
     return _overlap(one, other)
 
