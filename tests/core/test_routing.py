@@ -364,6 +364,16 @@ class TestCascade:
         assert outcome.answer == "from small"
         assert fake.names == ["small", "middle", "large"]
 
+    @pytest.mark.parametrize(
+        "error", [BudgetExceededError("full", budget="b"), StatusError(401), ValueError("no")]
+    )
+    def test_a_paid_answer_is_given_whatever_stops_the_dearer_one(self, error: Exception) -> None:
+        fake = Fake(errors={"middle": error})
+        outcome = ask_both(Routing(ROUTES, judge=Scores({"small": 0.1})), fake)
+        assert outcome.answer == "from small"
+        assert fake.names == ["small", "middle"]
+        assert outcome.steps[-1].failure == "error"
+
     def test_a_judge_that_fails_shows_nothing(self) -> None:
         outcome = ask_both(Routing((SMALL, LARGE), judge=Scores({})), Fake())
         assert outcome.route == "large"

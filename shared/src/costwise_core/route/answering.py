@@ -120,8 +120,8 @@ class Routing:
     3. An error that says nothing against the request sends it to the cheapest of the others; one
        about the prompt's length only to those with a larger window. Every other error is raised.
     4. With a judge, an answer it scores below the threshold is not shown and the next dearer route
-       is asked. The last one's answer is not judged. If dearer routes fail or take too
-       long, the best answer there is is given: it was paid for.
+       is asked. The last one's answer is not judged. If dearer routes fail, whatever the
+       error, or take too long, the best answer there is is given: it was paid for.
 
     Args:
         routes: The models, at least one.
@@ -210,8 +210,12 @@ class Routing:
                 answer = yield from call(caller.attempt, route, final=final)
             except Exception as raised:
                 failure = failure_of(raised)
-                if failure is None:
+                if failure is None and held is None:
                     raise
+                if failure is None:  # a budget's refusal, say: what was paid for is still given
+                    why = f"failed ({type(raised).__name__})"
+                    steps.append(_step(route, why, asked, failure="error"))
+                    break
                 error = raised
                 self.health.failed(route.name, failure)
                 why = f"{failure.kind} ({type(raised).__name__})"
