@@ -74,7 +74,7 @@ def trained_on(pairs: Sequence[PairedOutcome]) -> TrainedJudge:
         )
         for one in pairs
     ]
-    return TrainedJudge(train_judge(judged))
+    return TrainedJudge(model=train_judge(judged))
 
 
 def scores(judge: TrainedJudge | RuleJudge, pairs: Sequence[PairedOutcome]) -> list[float]:

@@ -47,7 +47,7 @@ def judged(n: int, seed: int = 0) -> list[JudgedAnswer]:
 
 @pytest.fixture(scope="module")
 def judge() -> TrainedJudge:
-    return TrainedJudge(train_judge(judged(200)))
+    return TrainedJudge(model=train_judge(judged(200)))
 
 
 def test_it_learns_what_labels_show(judge: TrainedJudge) -> None:
@@ -64,7 +64,7 @@ def test_it_says_why(judge: TrainedJudge) -> None:
 
 
 def test_a_file_gives_the_same_judge(judge: TrainedJudge) -> None:
-    again = TrainedJudge(AnswerModel.from_json(judge.model.to_json()))
+    again = TrainedJudge(model=AnswerModel.from_json(judge.model.to_json()))
     for row in judged(20, seed=2):
         assert again.judge(row.ask, row.answer) == judge.judge(row.ask, row.answer)
 
@@ -153,7 +153,7 @@ def test_on_real_answers_it_beats_every_router_of_questions() -> None:
     random.Random(7).shuffle(rows)
     train, test = rows[:600], rows[600:]
     judge = TrainedJudge(
-        train_judge(
+        model=train_judge(
             [
                 JudgedAnswer(
                     ask=Ask(question=row["prompt"]),

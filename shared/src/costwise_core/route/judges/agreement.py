@@ -1,6 +1,6 @@
 """Whether a second cheap model says the same: two that agree are rarely both wrong."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,7 +16,7 @@ __all__ = ["AgreementJudge"]
 _CERTAIN: Final = (0.0, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AgreementJudge:
     """Asks a second model the same and scores how far the two answers agree.
 
@@ -34,13 +34,12 @@ class AgreementJudge:
         >>> class Second:
         ...     def complete(self, prompt):
         ...         return "3 * 4 = 12. The answer is 12."
-        >>> judge = AgreementJudge(Second())
+        >>> judge = AgreementJudge(completer=Second())
         >>> judge.judge(Ask(question="What is 3 * 4?"), Candidate(text="It is 13.")).why
         'a second model does not agree: one comes to 13, the other to 12'
     """
 
     completer: Completer
-    _: KW_ONLY
     embedder: Embedder | None = None
 
     def judge(self, ask: Ask, answer: Candidate) -> Judgement:

@@ -25,7 +25,7 @@ _UNKNOWN: Final = 0.5
 _STRANGE: Final = 0.3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GroundedJudge:
     """Checks an answer against the passages that were retrieved for it; calls no model.
 

@@ -11,7 +11,7 @@ __all__ = ["LogprobJudge"]
 _UNKNOWN: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LogprobJudge:
     """Scores an answer by the probabilities of its tokens. Ask the provider for logprobs.
 

@@ -56,7 +56,7 @@ _LEAST_WORDS: Final = 8
 _WORD: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RuleJudge:
     """Finds what makes an answer useless whatever was asked: no training, no model, under 1 ms.
 

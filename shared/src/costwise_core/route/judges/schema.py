@@ -29,7 +29,7 @@ class Model(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SchemaJudge:
     """Checks that an answer is JSON, alone or in one code fence, and that it fits a schema.
 
@@ -45,7 +45,7 @@ class SchemaJudge:
         ConfigError: if the schema is neither.
 
     Example:
-        >>> judge = SchemaJudge({"type": "object", "required": ["year"]})
+        >>> judge = SchemaJudge(schema={"type": "object", "required": ["year"]})
         >>> judge.judge(Ask(question="When?"), Candidate(text='{"year": 1889}')).score
         1.0
         >>> judge.judge(Ask(question="When?"), Candidate(text='{"month": 3}')).why

@@ -8,7 +8,7 @@ from costwise_core.route.routes import Ask, Candidate, Judgement
 __all__ = ["ToolJudge"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ToolJudge:
     """Checks that an answer calls a tool, and only such as there are.
 
@@ -16,7 +16,7 @@ class ToolJudge:
         names: The tools there are; empty if any will do.
 
     Example:
-        >>> judge = ToolJudge({"search"})
+        >>> judge = ToolJudge(names={"search"})
         >>> judge.judge(Ask(question="Find it."), Candidate(text="", tool_calls=("search",))).score
         1.0
         >>> judge.judge(Ask(question="Find it."), Candidate(text="It is lost.")).why

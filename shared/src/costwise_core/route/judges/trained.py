@@ -121,7 +121,7 @@ class AnswerModel:
         return index, idf, weights, centre, scale, signs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedJudge:
     """Scores an answer by how likely it is right, as learned from your own labels.
 
@@ -138,7 +138,7 @@ class TrainedJudge:
         ...     terms=(), idf=(), weights=(), centre=none, scale=(1.0,) * len(SIGNS), signs=none,
         ...     constant=0.0, answers=100,
         ... )
-        >>> TrainedJudge(model).judge(Ask(question="What is RAG?"), Candidate(text="Rags."))
+        >>> TrainedJudge(model=model).judge(Ask(question="What is RAG?"), Candidate(text="Rags."))
         Judgement(score=0.5, why='right with a chance of 50%')
     """
 

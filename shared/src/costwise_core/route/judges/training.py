@@ -75,7 +75,7 @@ def train_judge(judged: Sequence[JudgedAnswer]) -> AnswerModel:
         ...     for text, mark in [("It is 3 * 4 = 12.", 1), ("It is 3 * 4 = 13.", 0)] * 20
         ... ]
         >>> from costwise_core.route.judges.trained import TrainedJudge
-        >>> judge = TrainedJudge(train_judge(judged))
+        >>> judge = TrainedJudge(model=train_judge(judged))
         >>> judge.judge(Ask(question="?"), Candidate(text="It is 5 * 5 = 55.")).score < 0.5
         True
     """
