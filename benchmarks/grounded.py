@@ -1,6 +1,6 @@
 """Whether `GroundedJudge` tells a small model's right answers from its wrong ones.
 
-    python -m benchmarks.grounded [--data squad20.jsonl nq20.jsonl] [--limit 30] --json OUT
+    python -m benchmarks.grounded [--data squad20.jsonl nq20.jsonl] [--limit 20] --json OUT
 
 Rows are {question, answers, docs: [{title, text}]}. SmolLM2-135M answers each from the passage that
 holds the answer and another one; an answer is right if it holds one of the known ones. Reported is
@@ -81,7 +81,7 @@ def main() -> None:
         nargs="+",
         default=[DATA / "rag/squad20.jsonl", DATA / "rag/nq20.jsonl"],
     )
-    parser.add_argument("--limit", type=int, default=30, help="questions of each file")
+    parser.add_argument("--limit", type=int, default=20, help="questions of each file")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     missing = [path for path in args.data if not path.exists()]

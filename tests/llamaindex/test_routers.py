@@ -527,7 +527,7 @@ class TestAsOneLLM:
 
     async def test_a_judge_that_asks_a_model_is_overhead(self, models, large):
         large.words = ['{"1": ', "9}"]
-        llm = Cascade(models=models, judge=ModelJudge(as_completer(models["large"])))
+        llm = Cascade(models=models, judge=ModelJudge(completer=as_completer(models["large"])))
         for answer in ("sync", "async"):
             with track() as bill:
                 found = llm.chat(ASKED) if answer == "sync" else await llm.achat(ASKED)

@@ -42,7 +42,7 @@ def bench_models_command(argv: Sequence[str]) -> int:
         if name in models:
             raise ConfigError(f"two models are called {name!r}; give names of your own: {_SPEC}.")
         models[name], priced_as[name] = asker, model
-    judge = ModelJudge(_Judge(_asker(given.judge, None)[2])) if given.judge else None
+    judge = ModelJudge(completer=_Judge(_asker(given.judge, None)[2])) if given.judge else None
     report = benchmark_models(
         models,
         read_prompts(given.prompts),
