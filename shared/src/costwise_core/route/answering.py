@@ -1,6 +1,7 @@
 """Gets a request answered: one flow behind `CostRouter`, `Cascade` and `Fallback`."""
 
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -23,6 +24,8 @@ from costwise_core.route.routes import (
     Router,
 )
 from costwise_core.route.session import Sessions
+from costwise_core.route.watch import PromiseWatch
+from costwise_core.tracking import current_tags
 
 __all__ = ["Caller", "Outcome", "Routing", "Step"]
 
@@ -164,6 +167,7 @@ class Routing:
         health: Health | None = None,
         sessions: Sessions | None = None,
         baseline: str = "",
+        watch: PromiseWatch | None = None,
     ) -> None:
         names = [route.name for route in routes]
         if not names:
@@ -181,6 +185,7 @@ class Routing:
         self.health = health or Health()
         self.sessions = sessions or Sessions()
         self.baseline = baseline
+        self.watch = watch
 
     def answer(self, ask: Ask, caller: Caller[T]) -> Flow[Outcome[T]]:
         """Get one request answered.
@@ -191,7 +196,9 @@ class Routing:
         """
         began = time.monotonic()
         fitting = can_answer(ask, self.routes, self.prices)
-        judge = None if current_request().unoptimised else self.judge
+        unoptimised = current_request().unoptimised
+        judge = None if unoptimised else self.judge
+        checked = not unoptimised and self._is_checked()
         decision = yield from self._decide(ask, fitting)
         names = [one.route.name for one in fitting]
         left = sorted(fitting, key=lambda one: one.route.name != decision.model)
@@ -204,7 +211,7 @@ class Routing:
             dearer = [
                 other for other in left if names.index(other.route.name) > names.index(route.name)
             ]
-            final = judge is None or not dearer
+            final = not checked and (judge is None or not dearer)
             asked = time.monotonic()
             try:
                 answer = yield from call(caller.attempt, route, final=final)
@@ -224,7 +231,7 @@ class Routing:
                     left = [other for other in left if _is_larger(other.route, route)]
                 continue
             self.health.succeeded(route.name, time.monotonic() - asked)
-            if final:
+            if judge is None or not dearer:
                 steps.append(_step(route, "", asked))
                 held = _Held(answer, route.name, 1.0)
                 break
@@ -238,6 +245,8 @@ class Routing:
         if held is None:
             raise error or TimeoutError(f"no route answered within {self.deadline} seconds.")
         self.sessions.note(ask, held.route)
+        if checked:
+            yield from self._check(ask, caller, held, self.usual(fitting), steps)
         return Outcome(
             answer=held.answer,
             route=held.route,
@@ -245,6 +254,31 @@ class Routing:
             steps=tuple(steps),
             baseline=self.usual(fitting),
         )
+
+    def _is_checked(self) -> bool:
+        request = current_tags().get("request") or uuid.uuid4().hex
+        return self.watch is not None and self.watch.due(request)
+
+    def _check(
+        self, ask: Ask, caller: Caller[T], held: _Held[T], usual: Route, steps: list[Step]
+    ) -> Flow[None]:
+        """Compare the answer with what the dearest model says; whatever fails tells nothing."""
+        if self.watch is None:
+            return
+        if held.route == usual.name:
+            self.watch.note(shown=1.0, strong=1.0)
+            return
+        asked = time.monotonic()
+        try:
+            other = yield from call(caller.attempt, usual, final=False)
+            shown, strong = caller.read(held.answer).text, caller.read(other).text
+            same = yield from call(self.watch.same.same, ask.question, strong, shown)
+        except Exception as error:  # noqa: BLE001 - the answer is there; nothing depends on this
+            why = f"could not be compared with ({type(error).__name__})"
+            steps.append(_step(usual, why, asked, failure="error"))
+            return
+        steps.append(_step(usual, f"compared with: {'the same' if same else 'not the same'}", asked))
+        self.watch.note(shown=float(same), strong=1.0)
 
     def usual(self, fitting: Sequence[Priced]) -> Route:
         """Return what would answer if nothing were routed."""

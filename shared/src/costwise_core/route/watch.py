@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from costwise_core.cache.judge import Judge, SameText
 from costwise_core.errors import ConfigError
 from costwise_core.holdout import HOLDOUT, HoldOut
 
@@ -51,12 +52,17 @@ class PromiseWatch:
     """Keeps checking that answers keep a share of the dearer model's quality. Thread-safe.
 
     For a share of the requests, chosen by a hash of their id whichever model answers them, the
-    dearer model is asked as well, and both answers are marked by a person, a test or a judge.
+    dearer model is asked as well, and both answers are marked. As `watch=` of a router or cascade
+    it does that by itself: an answer that says the same as the dearer model's counts as as good,
+    any other as wrong, so it alerts rather too early. Its calls are on the bill as costwise's own
+    cost, and streams that are checked are shown when they are whole. With `due` and `note` a person
+    or a test marks the answers.
 
     Args:
         quality: What was promised, as a share of the dearer model's quality, in (0, 1).
         confidence: How sure an alert shall be, in (0, 1).
         share: Share of the requests to check, in [0, 1].
+        same: Says whether two answers say the same; by their words if not given.
         on_broken: Is given the state, once, when the promise is found broken. What it raises is
             raised by `note`.
 
@@ -78,6 +84,7 @@ class PromiseWatch:
         quality: float = 0.95,
         confidence: float = 0.95,
         share: float = 0.05,
+        same: Judge | None = None,
         on_broken: Callable[[PromiseState], object] | None = None,
     ) -> None:
         for name, value in (("quality", quality), ("confidence", confidence)):
@@ -85,6 +92,7 @@ class PromiseWatch:
                 raise ConfigError(f"{name} must be between 0 and 1, got {value!r}.")
         self._quality, self._enough = quality, 1 / (1 - confidence)
         self._sample = HoldOut(share=share, salt="promise")
+        self.same: Judge = same or SameText()
         self._on_broken = on_broken
         self._lock = threading.Lock()
         self._capitals = np.zeros((0, len(_BETS)))
