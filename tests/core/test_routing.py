@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from costwise_core import Ask, Candidate, Decision, Judgement, Route, RouteError
 from costwise_core.budget.budgets import Budget
+from costwise_core.context import scoped
 from costwise_core.drive import arun, run
 from costwise_core.errors import BudgetExceededError, ConfigError
 from costwise_core.prices import PriceBook
@@ -19,6 +21,7 @@ from costwise_core.route.choosing import can_answer
 from costwise_core.route.failures import Failure, failure_of
 from costwise_core.route.health import Health
 from costwise_core.route.session import Sessions
+from costwise_core.route.watch import PromiseWatch
 
 SMALL = Route(name="small", model="gpt-4o-mini", context_window=1_000)
 MIDDLE = Route(name="middle", model="gpt-4.1", context_window=10_000)
@@ -418,3 +421,45 @@ class TestCascade:
         shown = next(s for s in outcome.steps if s.route == outcome.route)
         best = max((s.score or 0.0) for s in outcome.steps if not s.failure)
         assert shown.score is None or shown.score >= 0.5 or shown.score == best
+
+
+class TestWatch:
+    def watched(self, said: dict[str, str], **settings: Any) -> tuple[PromiseWatch, Outcome[str]]:
+        class Speaks(Fake):
+            def read(self, answer: str) -> Candidate:
+                return Candidate(text=said[answer.removeprefix("from ")])
+
+        watch = PromiseWatch(share=1.0)
+        fake = Speaks(errors=settings.pop("errors", {}))
+        return watch, run(Routing(ROUTES, watch=watch, **settings).answer(ASK, fake))
+
+    def test_the_cheap_answer_is_shown_and_compared(self) -> None:
+        watch, outcome = self.watched({"small": "Paris.", "large": "paris"})
+        assert outcome.answer == "from small"
+        assert [step.route for step in outcome.steps] == ["small", "large"]
+        assert "the same" in outcome.steps[-1].why
+        assert (watch.state.checks, watch.state.kept) == (1, 1.0)
+
+    def test_another_answer_counts_as_wrong(self) -> None:
+        watch, outcome = self.watched({"small": "Rome", "large": "Paris"})
+        assert outcome.answer == "from small"
+        assert watch.state.kept == 0.0
+
+    def test_the_dearest_is_not_asked_twice(self) -> None:
+        router = Says(Decision(model="large", why="hard"))
+        watch, outcome = self.watched({}, router=router)
+        assert [step.route for step in outcome.steps] == ["large"]
+        assert (watch.state.checks, watch.state.kept) == (1, 1.0)
+
+    def test_what_cannot_be_compared_is_not_counted(self) -> None:
+        watch, outcome = self.watched({"small": "Rome"}, errors={"large": StatusError(500)})
+        assert outcome.answer == "from small"
+        assert watch.state.checks == 0
+
+    def test_held_out_requests_are_not_checked(self) -> None:
+        watch = PromiseWatch(share=1.0)
+        fake = Fake()
+        with scoped(unoptimised=True):
+            run(Routing(ROUTES, watch=watch).answer(ASK, fake))
+        assert fake.asked == [("large", True)]
+        assert watch.state.checks == 0

@@ -24,6 +24,7 @@ from costwise_core.route.health import Health
 from costwise_core.route.prefix import Prefixes
 from costwise_core.route.routes import AnswerJudge, Route, Router
 from costwise_core.route.session import Sessions
+from costwise_core.route.watch import PromiseWatch
 from langchain_costwise._asking import routes_of
 from langchain_costwise._routed_call import RoutedCall
 from langchain_costwise._spending import HELD_BY
@@ -46,6 +47,8 @@ class Rules(NamedTuple):
     """Whether the dearest model would have answered without it, so that the rest is saved."""
     baseline: str = ""
     """What answers where a request runs unoptimised; "" is the dearest."""
+    watch: PromiseWatch | None = None
+    """Compares a share of the answers with the dearest model\'s."""
 
 
 class Routed(ToldModel):
@@ -81,6 +84,7 @@ class Routed(ToldModel):
                 health=self.health,
                 sessions=self.sessions,
                 baseline=rules.baseline,
+                watch=rules.watch,
             )
 
         self._routing = routing(rules.judge)

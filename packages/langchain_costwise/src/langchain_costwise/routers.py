@@ -6,6 +6,7 @@ from pydantic import Field, SkipValidation
 
 from costwise_core.route.preferred import Preferred
 from costwise_core.route.routes import AnswerJudge, Router
+from costwise_core.route.watch import PromiseWatch
 from langchain_costwise._routed import Routed, Rules
 
 __all__ = ["Cascade", "CostRouter", "Fallback"]
@@ -35,6 +36,8 @@ class CostRouter(Routed):
         prices: What routes are compared with; the list if not given.
         health: What is known of failing models; share one between routers if you like.
         sessions: What is known of conversations.
+        watch: Asks the dearest model as well for a share of the requests, and alerts when the
+            answers no longer keep what was promised.
 
     Raises:
         ValueError: if there is no model, or a route without one.
@@ -60,9 +63,10 @@ class CostRouter(Routed):
     """
 
     router: SkipValidation[Router | None] = Field(default=None, exclude=True)
+    watch: SkipValidation[PromiseWatch | None] = Field(default=None, exclude=True)
 
     def _rules(self) -> Rules:
-        return Rules(router=self.router)
+        return Rules(router=self.router, watch=self.watch)
 
 
 class Cascade(Routed):
@@ -80,7 +84,8 @@ class Cascade(Routed):
         router: Chooses where to begin; without one it is the cheapest.
         stream_mode: "buffer" shows nothing of a stream until it is judged; "commit" shows the first
             model's stream as it comes, which is the answer then: streams are not judged.
-        models: As for `CostRouter`; so are `routes`, `deadline`, `prices`, `health`, `sessions`.
+        models: As for `CostRouter`; so are `routes`, `deadline`, `prices`, `health`,
+            `sessions` and `watch`.
 
     Raises:
         ValueError: if there is no model, a route without one, or a threshold out of range.
@@ -110,11 +115,13 @@ class Cascade(Routed):
     judge: SkipValidation[AnswerJudge] = Field(exclude=True)
     threshold: float = 0.5
     router: SkipValidation[Router | None] = Field(default=None, exclude=True)
+    watch: SkipValidation[PromiseWatch | None] = Field(default=None, exclude=True)
     stream_mode: Literal["buffer", "commit"] = "buffer"
 
     def _rules(self) -> Rules:
         return Rules(
             router=self.router,
+            watch=self.watch,
             judge=self.judge,
             threshold=self.threshold,
             commits=self.stream_mode == "commit",

@@ -37,6 +37,7 @@ from costwise_core.route.health import Health
 from costwise_core.route.prefix import Prefixes
 from costwise_core.route.routes import AnswerJudge, Route, Router
 from costwise_core.route.session import Sessions
+from costwise_core.route.watch import PromiseWatch
 from llamaindex_costwise._asking import RenderedMessages, RenderedPrompt, provider_of, routes_of
 from llamaindex_costwise._forwarding import SHARED
 from llamaindex_costwise._history import Makers
@@ -59,6 +60,8 @@ class Rules(NamedTuple):
     """Whether a dearer LLM would have answered without it, so that the rest is saved."""
     baseline: str = ""
     """Which would answer if nothing were routed; "" is the dearest that can."""
+    watch: PromiseWatch | None = None
+    """Compares a share of the answers with the dearest model\'s."""
 
 
 class Routed(FunctionCallingLLM):
@@ -109,6 +112,7 @@ class Routed(FunctionCallingLLM):
                 health=self.health,
                 sessions=self.sessions,
                 baseline=rules.baseline,
+                watch=rules.watch,
             )
 
         self._routing, self._unjudged = routing(rules.judge), routing(None)

@@ -7,6 +7,7 @@ from pydantic import SkipValidation
 
 from costwise_core.route.preferred import Preferred
 from costwise_core.route.routes import AnswerJudge, Router
+from costwise_core.route.watch import PromiseWatch
 from llamaindex_costwise._routed import Routed, Rules
 
 __all__ = ["Cascade", "CostRouter", "Fallback"]
@@ -39,6 +40,8 @@ class CostRouter(Routed):
         prices: What routes are compared with; the list if not given.
         health: What is known of failing LLMs; share one between routers if you like.
         sessions: What is known of conversations.
+        watch: Asks the dearest model as well for a share of the requests, and alerts when the
+            answers no longer keep what was promised.
 
     Raises:
         ConfigError: if there is no LLM, one is a structured LLM, or a route has none.
@@ -61,6 +64,7 @@ class CostRouter(Routed):
     """
 
     router: SkipValidation[Router | None] = Field(default=None, exclude=True, repr=False)
+    watch: SkipValidation[PromiseWatch | None] = Field(default=None, exclude=True, repr=False)
 
     @classmethod
     def class_name(cls) -> str:
@@ -68,7 +72,7 @@ class CostRouter(Routed):
         return "CostRouter"
 
     def _rules(self) -> Rules:
-        return Rules(router=self.router)
+        return Rules(router=self.router, watch=self.watch)
 
 
 class Cascade(Routed):
@@ -87,7 +91,8 @@ class Cascade(Routed):
         router: Chooses where to begin; without one it is the cheapest.
         stream_mode: "buffer" shows nothing of a stream until it is judged; "commit" shows the first
             LLM's stream as it comes, which is the answer then: streams are not judged.
-        models: As for `CostRouter`; so are `routes`, `deadline`, `prices`, `health`, `sessions`.
+        models: As for `CostRouter`; so are `routes`, `deadline`, `prices`, `health`,
+            `sessions` and `watch`.
 
     Raises:
         ConfigError: as for `CostRouter`, and if the threshold is out of range.
@@ -114,6 +119,7 @@ class Cascade(Routed):
     judge: SkipValidation[AnswerJudge] = Field(exclude=True, repr=False)
     threshold: float = 0.5
     router: SkipValidation[Router | None] = Field(default=None, exclude=True, repr=False)
+    watch: SkipValidation[PromiseWatch | None] = Field(default=None, exclude=True, repr=False)
     stream_mode: Literal["buffer", "commit"] = "buffer"
 
     @classmethod
@@ -124,6 +130,7 @@ class Cascade(Routed):
     def _rules(self) -> Rules:
         return Rules(
             router=self.router,
+            watch=self.watch,
             judge=self.judge,
             threshold=self.threshold,
             commits=self.stream_mode == "commit",

@@ -138,6 +138,7 @@ class Routing:
         sessions: What is known of conversations.
         baseline: Name of the route that would answer if nothing were routed, which it does where a
             request runs unoptimised (see `HoldOut`); "" is the dearest that can.
+        watch: Compares a share of the answers with the baseline's; None for no checks.
 
     Raises:
         ConfigError: if there is no route, two have one name, the threshold is out of range, or
@@ -195,26 +196,52 @@ class Routing:
             Exception: the last model's, if none answered.
         """
         began = time.monotonic()
-        fitting = can_answer(ask, self.routes, self.prices)
         unoptimised = current_request().unoptimised
-        judge = None if unoptimised else self.judge
         checked = not unoptimised and self._is_checked()
+        judge = None if unoptimised else self.judge
+        fitting = can_answer(ask, self.routes, self.prices)
         decision = yield from self._decide(ask, fitting)
-        names = [one.route.name for one in fitting]
-        left = sorted(fitting, key=lambda one: one.route.name != decision.model)
         steps: list[Step] = []
+        held = yield from self._go(
+            ask, caller, fitting, decision.model, judge, steps, began, checked=checked
+        )
+        self.sessions.note(ask, held.route)
+        usual = self.usual(fitting)
+        if checked:
+            yield from self._check(ask, caller, held, usual, steps)
+        return Outcome(
+            answer=held.answer,
+            route=held.route,
+            decision=decision,
+            steps=tuple(steps),
+            baseline=usual,
+        )
+
+    def _go(
+        self,
+        ask: Ask,
+        caller: Caller[T],
+        fitting: Sequence[Priced],
+        first: str,
+        judge: AnswerJudge | None,
+        steps: list[Step],
+        began: float,
+        *,
+        checked: bool,
+    ) -> Flow[_Held[T]]:
+        """Ask one route after another, `first` first, until an answer will do."""
         held: _Held[T] | None = None
         error: Exception | None = None
+        ranks = {one.route.name: rank for rank, one in enumerate(fitting)}
+        left = sorted(fitting, key=lambda one: one.route.name != first)
         while left and (one := self._next(left, began, steps)):
             route = one.route
             left = [other for other in left if other is not one]
-            dearer = [
-                other for other in left if names.index(other.route.name) > names.index(route.name)
-            ]
-            final = not checked and (judge is None or not dearer)
+            dearer = [other for other in left if ranks[other.route.name] > ranks[route.name]]
+            last = judge is None or not dearer
             asked = time.monotonic()
             try:
-                answer = yield from call(caller.attempt, route, final=final)
+                answer = yield from call(caller.attempt, route, final=last and not checked)
             except Exception as raised:
                 failure = failure_of(raised)
                 if failure is None and held is None:
@@ -231,10 +258,9 @@ class Routing:
                     left = [other for other in left if _is_larger(other.route, route)]
                 continue
             self.health.succeeded(route.name, time.monotonic() - asked)
-            if judge is None or not dearer:
+            if last:
                 steps.append(_step(route, "", asked))
-                held = _Held(answer, route.name, 1.0)
-                break
+                return _Held(answer, route.name, 1.0)
             judgement = yield from self._score(ask, route, caller.read(answer))
             steps.append(_step(route, judgement.why, asked, score=judgement.score))
             if held is None or judgement.score >= held.score:
@@ -244,16 +270,7 @@ class Routing:
             left = dearer
         if held is None:
             raise error or TimeoutError(f"no route answered within {self.deadline} seconds.")
-        self.sessions.note(ask, held.route)
-        if checked:
-            yield from self._check(ask, caller, held, self.usual(fitting), steps)
-        return Outcome(
-            answer=held.answer,
-            route=held.route,
-            decision=decision,
-            steps=tuple(steps),
-            baseline=self.usual(fitting),
-        )
+        return held
 
     def _is_checked(self) -> bool:
         request = current_tags().get("request") or uuid.uuid4().hex
@@ -271,14 +288,23 @@ class Routing:
         asked = time.monotonic()
         try:
             other = yield from call(caller.attempt, usual, final=False)
-            shown, strong = caller.read(held.answer).text, caller.read(other).text
-            same = yield from call(self.watch.same.same, ask.question, strong, shown)
+            same = yield from self._says_the_same(ask, caller.read(held.answer), caller.read(other))
         except Exception as error:  # noqa: BLE001 - the answer is there; nothing depends on this
-            why = f"could not be compared with ({type(error).__name__})"
+            why = f"asked to compare, in vain ({type(error).__name__})"
             steps.append(_step(usual, why, asked, failure="error"))
             return
-        steps.append(_step(usual, f"compared with: {'the same' if same else 'not the same'}", asked))
+        what = "the same" if same else "something else"
+        steps.append(_step(usual, f"asked to compare: it says {what}", asked))
         self.watch.note(shown=float(same), strong=1.0)
+
+    def _says_the_same(
+        self, ask: Ask, shown: Candidate | Judgement, strong: Candidate | Judgement
+    ) -> Flow[bool]:
+        if self.watch is None or not isinstance(strong, Candidate):
+            raise ValueError("nothing to compare with")
+        if not isinstance(shown, Candidate) or shown.tool_calls != strong.tool_calls:
+            return False
+        return (yield from call(self.watch.same.same, ask.question, strong.text, shown.text))
 
     def usual(self, fitting: Sequence[Priced]) -> Route:
         """Return what would answer if nothing were routed."""
