@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableBinding
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel, Field
 
-from costwise_core import Decision, HoldOut, Judgement, MemoryStore, Route
+from costwise_core import Decision, HoldOut, Judgement, MemoryStore, PromiseWatch, Route
 from costwise_core.budget.budgets import account_of
 from costwise_core.errors import ConfigError, RouteError
 from langchain_costwise import (
@@ -781,3 +781,29 @@ def test_the_models_own_are_left_as_they_are(two):
     assert question == before
     assert model.bind_tools([number]).invoke(question).tool_calls
     assert scripted.asked == ["And?", "And?"]
+
+
+# --- a promise that is checked while it runs ------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+async def test_a_checked_answer_is_compared_and_the_other_is_overhead(two, way):
+    two.small.words = ["It ", "is ", "Rome."]
+    watch = PromiseWatch(share=1.0)
+    model = CostRouter(models=two.models(), router=Chooses("small"), watch=watch)
+    with track() as bill:
+        if way == "invoke":
+            text = model.invoke(ASK).text
+        elif way == "ainvoke":
+            text = (await model.ainvoke(ASK)).text
+        elif way == "stream":
+            text = "".join(chunk.text for chunk in model.stream(ASK))
+        else:
+            text = "".join([chunk.text async for chunk in model.astream(ASK)])
+    assert text == "It is Rome."
+    assert two.asked == (1, 1)
+    assert (watch.state.checks, watch.state.kept) == (1, 0.0)
+    shown, compared = sorted(bill.records, key=lambda record: record.overhead)
+    assert (shown.model, shown.overhead) == (CHEAP, False)
+    assert (compared.model, compared.overhead) == (DEAR, True)
+    assert "asked to compare: it says something else" in compared.why

@@ -5,6 +5,7 @@ from costwise_core.cache.cache import Cache as Cache
 from costwise_core.context import scoped as scoped
 from costwise_core.dedup import InFlight as InFlight
 from costwise_core.errors import BudgetExceededError as BudgetExceededError
+from langchain_costwise._completer import as_completer as as_completer
 from langchain_costwise._passages import passages_of as passages_of
 from langchain_costwise._passages import restore as restore
 from langchain_costwise.batch import abatch_as_completed as abatch_as_completed

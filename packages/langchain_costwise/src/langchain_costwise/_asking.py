@@ -1,6 +1,7 @@
 """What routing knows of LangChain's models, requests and answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from langchain_core.language_models import BaseChatModel
@@ -39,7 +40,7 @@ _FORMATS: Final = ("response_format", "response_schema", "format")
 
 
 def routes_of(models: Mapping[str, BaseChatModel], given: Iterable[Route]) -> list[Route]:
-    """Return a route for each model: the one that was given, else what the model says of itself.
+    """Return a route for each model: what was given, the rest as the model says of itself.
 
     Raises:
         ConfigError: if a route was given for a model that is not there.
@@ -51,21 +52,22 @@ def routes_of(models: Mapping[str, BaseChatModel], given: Iterable[Route]) -> li
                 f"there is a route {name!r} and no model of that name; models are "
                 f"{', '.join(models)}.{nearest(name, models)}"
             )
-    return [said.get(name) or _route(name, model) for name, model in models.items()]
+    return [_route(said.get(name) or Route(name=name), model) for name, model in models.items()]
 
 
-def _route(name: str, model: BaseChatModel) -> Route:
+def _route(given: Route, model: BaseChatModel) -> Route:
     profile: Mapping[str, Any] = model.profile or {}
     able = frozenset(one for one, key in _ABILITIES.items() if profile.get(key) is not False)
     if type(innermost(model)).bind_tools is BaseChatModel.bind_tools:
         able -= {"tools"}
-    window = profile.get("max_input_tokens")
-    return Route(
-        name=name,
-        model=model_name(model, {}),
-        context_window=window if isinstance(window, int) and window > 0 else None,
-        capabilities=able,
-        tags=frozenset({provider_of(model)}),
+    told = profile.get("max_input_tokens")
+    window = told if isinstance(told, int) and told > 0 else None
+    return replace(
+        given,
+        model=given.model or model_name(model, {}),
+        context_window=given.context_window or window,
+        capabilities=able if given.capabilities is None else given.capabilities,
+        tags=given.tags | {provider_of(model)},
     )
 
 

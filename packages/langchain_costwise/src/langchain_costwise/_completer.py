@@ -9,7 +9,13 @@ __all__ = ["as_completer"]
 
 
 def as_completer(given: Completer | BaseChatModel) -> Completer:
-    """Return a completer as it is, and a chat model as a completer."""
+    """Return a completer as it is, and a chat model as a completer, for judges and rewriters.
+
+    Example:
+        >>> from langchain_core.language_models import FakeListChatModel
+        >>> as_completer(FakeListChatModel(responses=["Yes."])).complete("Is it?")
+        'Yes.'
+    """
     return _ChatCompleter(given) if isinstance(given, BaseChatModel) else given
 
 

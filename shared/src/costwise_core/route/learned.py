@@ -30,6 +30,9 @@ Floats = NDArray[np.float64]
 _FORMAT: Final = "costwise-gain-1"
 _MAX_CHARS: Final = 64_000_000
 _CLIP: Final = 4.0
+_WORDS: Final = SHAPE.index("words")
+_NORMAL: Final = 1.702
+"""What brings the logistic curve closest to the normal one, which ends too soon to rank by."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +65,7 @@ class Estimate:
         familiar: Share of its words and pairs of words that training has seen.
         unlike: How the question differs from those of the training, for a person; "" if it is like
             them.
+        longer: About the share of the training questions that have fewer words, in [0, 1].
 
     Example:
         >>> round(Estimate(weak=0.5, strong=0.75, familiar=0.8).gain, 2)
@@ -72,6 +76,7 @@ class Estimate:
     strong: float
     familiar: float
     unlike: str = ""
+    longer: float = 0.5
 
     @property
     def gain(self) -> float:
@@ -148,6 +153,7 @@ class GainModel:
             strong=chances[1],
             familiar=familiar,
             unlike=self._unlike(familiar, distances),
+            longer=_sigmoid(_NORMAL * float(distances[_WORDS])),
         )
 
     def rank(self, gain: float) -> float:
@@ -157,6 +163,17 @@ class GainModel:
     def gain_at(self, share: float) -> float:
         """Return the gain that this share of the training questions exceeds."""
         return float(np.quantile(self.gains, 1 - share))
+
+    def order(self, estimate: Estimate) -> float:
+        """Return by what requests are ordered where not all can have the dearer model.
+
+        It is the expected gain. What is known of a question unlike the training's is no ground to
+        expect any, so it takes the place that its length has among theirs.
+
+        Returns:
+            A number in [-1, 1].
+        """
+        return self.gain_at(1 - estimate.longer) if estimate.unlike else estimate.gain
 
     def to_json(self) -> str:
         """Return everything as one JSON object, of about 50 bytes for each word."""
@@ -256,7 +273,8 @@ class LearnedRouter:
             order, for as many further tiers. `calibrate_routing` finds one that keeps a promise.
         max_share_strong: Share of the requests that the dearest model may answer at most, or what
             returns it when asked, such as what is left of a budget. Those that gain most keep it.
-            It holds for traffic like the training's, and it goes before abstaining only at 0.
+            It holds for traffic like the training's. It goes before abstaining: of questions unlike
+            the training's the longest keep it.
 
     Raises:
         ConfigError: if thresholds are out of range or out of order.
@@ -295,10 +313,19 @@ class LearnedRouter:
             return _abstained(routes, "no outcomes were learned from yet")
         estimate = self.model.estimate(ask.question, ask.vector)
         p = 1 - estimate.weak
-        if estimate.unlike:
-            return _abstained(routes, estimate.unlike, p)
         lines, capped = list(self._lines), ""
-        if most < 1 and (floor := self.model.gain_at(most)) > lines[-1]:
+        floor = self.model.gain_at(most) if most < 1 else -math.inf
+        if estimate.unlike:
+            if self.model.order(estimate) >= floor:
+                return _abstained(routes, estimate.unlike, p)
+            return Decision(
+                model=route_at((len(lines) - 1) / len(lines), routes).name,
+                why=f"{estimate.unlike}; of such questions only the longest may go to the dearest "
+                f"model, of which {most:.0%} may",
+                p=p,
+                abstained=True,
+            )
+        if floor > lines[-1]:
             lines[-1], capped = floor, f", of which only the upper {most:.0%} may"
         passed = bisect_right(lines, estimate.gain)
         chosen = route_at(passed / len(lines), routes)
@@ -314,13 +341,15 @@ class LearnedRouter:
     def score(self, question: str, vector: Vector | None = None) -> float:
         """Return what the dearer model is expected to gain, for `evaluate_routing` and the like.
 
+        A question unlike the training's is placed by its length. Without a limit `decide` sends it
+        to the dearest model all the same, so that it may send more there than a threshold says.
+
         Returns:
-            A number in [-1, 1]; 2.0 where it would abstain.
+            A number in [-1, 1]; without a model 2.0 for every question.
         """
         if self.model is None:
             return 2.0
-        estimate = self.model.estimate(question, vector)
-        return 2.0 if estimate.unlike else estimate.gain
+        return self.model.order(self.model.estimate(question, vector))
 
 
 def _abstained(routes: Sequence[Route], why: str, p: float | None = None) -> Decision:
