@@ -72,7 +72,9 @@ class TestRules:
         assert RuleRouter().decide(ask, TWO).model == "large"
 
     def test_own_words_in_any_script(self) -> None:
-        router = RuleRouter((*TASKS, Task(name="contract", words=("合同", "Haftung"), tier=1.0)))
+        router = RuleRouter(
+            tasks=(*TASKS, Task(name="contract", words=("合同", "Haftung"), tier=1.0))
+        )
         for question in ("请解释这份合同的内容", "Wer trägt die HAFTUNG?"):
             decision = router.decide(Ask(question=question), TWO)
             assert decision.model == "large", question
@@ -90,7 +92,7 @@ class TestRules:
             lambda: Task(name="x", words=(" ",), tier=0.0),
             lambda: Task(name="x", words=("a",), tier=1.5),
             lambda: RuleRouter(short=10, long=5),
-            lambda: RuleRouter((TASKS[0], TASKS[0])),
+            lambda: RuleRouter(tasks=(TASKS[0], TASKS[0])),
         ],
     )
     def test_mistakes_are_told_when_made(self, make: object) -> None:
@@ -229,12 +231,38 @@ class TestLearnedRouter:
         left[0] = 0.0
         assert not strong()
 
-    def test_scores_rank_and_abstaining_comes_first(self, model: GainModel) -> None:
+    def test_a_limit_holds_for_questions_unlike_the_training(self, model: GainModel) -> None:
+        router = LearnedRouter(model, threshold=(-1.0, -1.0), max_share_strong=0.2)
+        short, long = (
+            "Quelle ville ?",
+            "Quelle ville gouverne cette grande et belle nation lointaine ?",
+        )
+        assert model.estimate(short).unlike
+        assert model.estimate(long).unlike
+        few = router.decide(self.ask(short), THREE)
+        assert (few.model, few.abstained) == ("middle", False)
+        assert "known from training" in few.why
+        assert "upper 20%" in few.why
+        many = router.decide(self.ask(long), THREE)
+        assert (many.model, many.abstained) == ("large", True)
+
+    def test_scores_rank_by_gain(self, model: GainModel) -> None:
         router = LearnedRouter(model)
         assert router.score("Prove that lemma 1 follows.") > router.score(
             "What is the capital of land 1?"
         )
-        assert router.score("法国的首都是哪座城市？") == 2.0
+        assert LearnedRouter(None).score("Why?") == 2.0
+
+    @given(st.lists(st.integers(1, 400), min_size=2, max_size=8, unique=True))
+    def test_all_unlike_the_training_score_like_counting_words(
+        self, model: GainModel, lengths: list[int]
+    ) -> None:
+        asked = [" ".join(["jamais"] * words) for words in sorted(lengths)]
+        assert all(model.estimate(question).unlike for question in asked)
+        found = [LearnedRouter(model).score(question) for question in asked]
+        assert found == sorted(found)
+        assert model.gains[0] <= found[0]
+        assert found[-1] <= model.gains[-1]
 
     @pytest.mark.parametrize("threshold", [math.nan, (0.3, 0.1), ()])
     def test_thresholds_must_be_in_order(self, threshold: float | Sequence[float]) -> None:

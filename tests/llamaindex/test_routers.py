@@ -35,6 +35,7 @@ from costwise_core import (
     Judgement,
     MemoryStore,
     ModelJudge,
+    PromiseWatch,
     Route,
     SQLiteLedger,
     local_first,
@@ -733,3 +734,24 @@ class TestConversations:
             answer = llm.chat([long, *ASKED, ChatMessage(role="assistant", content="P"), *ASKED])
         assert route_of(answer)["name"] == "large"
         assert "stays on large" in route_of(answer)["why"]
+
+
+@pytest.mark.parametrize("way", ["chat", "achat", "stream_chat", "astream_chat"])
+async def test_a_checked_answer_is_compared_and_the_other_is_overhead(small, large, way) -> None:
+    watch = PromiseWatch(share=1.0)
+    models = {"small": client(small, "gpt-4o-mini"), "large": client(large, "gpt-4o")}
+    llm = CostRouter(models=models, router=To("small"), watch=watch)
+    with track() as bill:
+        answer = getattr(llm, way)(ASKED)
+        if way.startswith("a"):
+            answer = await answer
+        if isinstance(answer, AsyncGenerator):
+            answer = [piece async for piece in answer][-1]
+        elif isinstance(answer, Generator):
+            answer = list(answer)[-1]
+    assert answer.message.content == SMALL
+    assert (watch.state.checks, watch.state.kept) == (1, 0.0)
+    shown, compared = sorted(bill.records, key=lambda record: record.overhead)
+    assert (shown.model, shown.overhead) == ("gpt-4o-mini", False)
+    assert (compared.model, compared.overhead) == ("gpt-4o", True)
+    assert "it says something else" in compared.why

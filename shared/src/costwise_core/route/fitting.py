@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sparse:
     """A matrix that is mostly zero: for each entry its row, column and value.
 
@@ -23,7 +23,8 @@ class Sparse:
         values: The entries.
 
     Example:
-        >>> eye = Sparse((2, 2), np.array([0, 1]), np.array([0, 1]), np.ones(2))
+        >>> ends = np.array([0, 1])
+        >>> eye = Sparse(shape=(2, 2), rows=ends, columns=ends, values=np.ones(2))
         >>> eye.times(np.array([3.0, 4.0])).tolist()
         [3.0, 4.0]
     """
@@ -46,7 +47,7 @@ class Sparse:
         return sums
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Design:
     """What a model is fitted on: sparse columns, dense columns, and how hard each is held down.
 
@@ -84,10 +85,10 @@ def stacked(rows: Sequence[tuple[Ints, Floats]], columns: int) -> Sparse:
     """Return the matrix whose rows are given as columns and values."""
     sizes = [len(one) for one, _ in rows]
     return Sparse(
-        (len(rows), columns),
-        np.repeat(np.arange(len(rows)), sizes),
-        np.concatenate([one for one, _ in rows]),
-        np.concatenate([one for _, one in rows]),
+        shape=(len(rows), columns),
+        rows=np.repeat(np.arange(len(rows)), sizes),
+        columns=np.concatenate([one for one, _ in rows]),
+        values=np.concatenate([one for _, one in rows]),
     )
 
 

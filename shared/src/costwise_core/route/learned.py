@@ -31,8 +31,8 @@ _FORMAT: Final = "costwise-gain-1"
 _MAX_CHARS: Final = 64_000_000
 _CLIP: Final = 4.0
 _WORDS: Final = SHAPE.index("words")
+# Brings the logistic curve closest to the normal one, which rounds to 1 too soon to rank by.
 _NORMAL: Final = 1.702
-"""What brings the logistic curve closest to the normal one, which ends too soon to rank by."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -318,13 +318,9 @@ class LearnedRouter:
         if estimate.unlike:
             if self.model.order(estimate) >= floor:
                 return _abstained(routes, estimate.unlike, p)
-            return Decision(
-                model=route_at((len(lines) - 1) / len(lines), routes).name,
-                why=f"{estimate.unlike}; of such questions only the longest may go to the dearest "
-                f"model, of which {most:.0%} may",
-                p=p,
-                abstained=True,
-            )
+            below = route_at((len(lines) - 1) / len(lines), routes).name
+            why = f"{estimate.unlike}, and it is not among the longest, the upper {most:.0%}"
+            return Decision(model=below, why=why, p=p)
         if floor > lines[-1]:
             lines[-1], capped = floor, f", of which only the upper {most:.0%} may"
         passed = bisect_right(lines, estimate.gain)

@@ -103,7 +103,7 @@ TASKS: Final = (
 """Kinds of requests that are told apart without being asked."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RuleRouter:
     """Chooses by the kind of task, then by length; says which word or number decided.
 

@@ -147,11 +147,13 @@ def _fitted(
     # What never varied in training and does now is a sign of other traffic.
     scale[scale < 1e-9] = _NEVER_VARIED
     shape = np.clip((shapes[rows] - centre) / scale, -_CLIP, _CLIP)
-    by_text = Design(sparse, shape, _RIDGES)
+    by_text = Design(sparse=sparse, dense=shape, ridges=_RIDGES)
     by_vector = None
     if vectors is not None:
-        nothing = Sparse((len(rows), 0), rows[:0], rows[:0], np.zeros(0))
-        by_vector = Design(nothing, np.column_stack([vectors[rows], shape]), _VECTOR_RIDGES)
+        nothing = Sparse(shape=(len(rows), 0), rows=rows[:0], columns=rows[:0], values=np.zeros(0))
+        by_vector = Design(
+            sparse=nothing, dense=np.column_stack([vectors[rows], shape]), ridges=_VECTOR_RIDGES
+        )
     weak, strong = (_head(by_text, by_vector, mark[rows]) for mark in marks)
     return GainModel(
         terms=tuple(names),
