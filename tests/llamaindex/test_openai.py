@@ -124,5 +124,5 @@ async def test_cached(provider, server, cache):
     assert [record.tier for record in calls] == ["", "exact", "exact"]
     stages = [saving.stage for saving in calls[1].savings]
     assert stages == ["prompt_cache", "response_cache"]
-    assert bill.records[1].savings[1].tokens == 49
+    assert calls[1].savings[1].tokens == 49
     assert "sk-very-secret" not in f"{llm!r} {llm.to_dict()}"

@@ -308,6 +308,8 @@ class Handler(BaseHTTPRequestHandler):
         named = ("succeeded", "errored", "canceled", "expired")
         states = {"running": "in_progress", "cancelling": "canceling", "ended": "ended"}
         left = 0 if ended else len(job.entries)
+        if ended:  # the counts are of all requests, also of one whose line is missing
+            counts["errored"] += len(job.entries) - counts.total()
         stamp = datetime.fromtimestamp(job.at, UTC).isoformat()
         return {
             "id": job.id, "type": "message_batch", "processing_status": states[job.state],

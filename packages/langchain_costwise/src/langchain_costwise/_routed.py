@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -22,33 +22,17 @@ from costwise_core.prices import PriceBook
 from costwise_core.route.answering import Routing
 from costwise_core.route.health import Health
 from costwise_core.route.prefix import Prefixes
-from costwise_core.route.routes import AnswerJudge, Route, Router
+from costwise_core.route.routes import Route
 from costwise_core.route.session import Sessions
-from costwise_core.route.watch import PromiseWatch
+from costwise_core.route.ways import Rules
 from langchain_costwise._asking import routes_of
 from langchain_costwise._routed_call import RoutedCall
 from langchain_costwise._spending import HELD_BY
 from langchain_costwise._wrapper import ChatWrapper, ToldModel, without_told
 
-__all__ = ["Routed", "Rules"]
+__all__ = ["Routed"]
 
 _LONGEST: Final = 200
-
-
-class Rules(NamedTuple):
-    """How a routed model goes about it."""
-
-    router: Router | None = None
-    judge: AnswerJudge | None = None
-    threshold: float = 0.5
-    commits: bool = False
-    """Whether a stream is shown as it comes, unjudged."""
-    saves: bool = True
-    """Whether the dearest model would have answered without it, so that the rest is saved."""
-    baseline: str = ""
-    """What answers where a request runs unoptimised; "" is the dearest."""
-    watch: PromiseWatch | None = None
-    """Compares a share of the answers with the dearest model\'s."""
 
 
 class Routed(ToldModel):
@@ -70,25 +54,13 @@ class Routed(ToldModel):
     def model_post_init(self, context: Any, /) -> None:
         """Put the routing together; a wrong argument is raised as it is."""
         super().model_post_init(context)
-        rules = self._rules()
-        routes = routes_of(self.models, self.routes)
-
-        def routing(judge: AnswerJudge | None) -> Routing:
-            return Routing(
-                routes,
-                router=rules.router,
-                judge=judge,
-                threshold=rules.threshold,
-                deadline=self.deadline,
-                prices=self.prices,
-                health=self.health,
-                sessions=self.sessions,
-                baseline=rules.baseline,
-                watch=rules.watch,
-            )
-
-        self._routing = routing(rules.judge)
-        self._unjudged = routing(None)
+        self._routing, self._unjudged = self._rules().routings(
+            routes_of(self.models, self.routes),
+            deadline=self.deadline,
+            prices=self.prices,
+            health=self.health,
+            sessions=self.sessions,
+        )
 
     def _rules(self) -> Rules:
         raise NotImplementedError

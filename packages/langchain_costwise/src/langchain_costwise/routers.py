@@ -7,7 +7,8 @@ from pydantic import Field, SkipValidation
 from costwise_core.route.preferred import Preferred
 from costwise_core.route.routes import AnswerJudge, Router
 from costwise_core.route.watch import PromiseWatch
-from langchain_costwise._routed import Routed, Rules
+from costwise_core.route.ways import Rules
+from langchain_costwise._routed import Routed
 
 __all__ = ["Cascade", "CostRouter", "Fallback"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -35,33 +35,17 @@ from costwise_core.prices import PriceBook
 from costwise_core.route.answering import Routing
 from costwise_core.route.health import Health
 from costwise_core.route.prefix import Prefixes
-from costwise_core.route.routes import AnswerJudge, Route, Router
+from costwise_core.route.routes import Route
 from costwise_core.route.session import Sessions
-from costwise_core.route.watch import PromiseWatch
+from costwise_core.route.ways import Rules
 from llamaindex_costwise._asking import RenderedMessages, RenderedPrompt, provider_of, routes_of
 from llamaindex_costwise._forwarding import SHARED
 from llamaindex_costwise._history import Makers
 from llamaindex_costwise._routed_call import MARK, Offer, Offered, RoutedCall, Wanted
 
-__all__ = ["Routed", "Rules"]
+__all__ = ["Routed"]
 
 _OPTIONS: Final = ("verbose", "allow_parallel_tool_calls", "tool_required")
-
-
-class Rules(NamedTuple):
-    """How a routed LLM goes about it."""
-
-    router: Router | None = None
-    judge: AnswerJudge | None = None
-    threshold: float = 0.5
-    commits: bool = False
-    """Whether a stream is shown as it comes, unjudged."""
-    saves: bool = True
-    """Whether a dearer LLM would have answered without it, so that the rest is saved."""
-    baseline: str = ""
-    """Which would answer if nothing were routed; "" is the dearest that can."""
-    watch: PromiseWatch | None = None
-    """Compares a share of the answers with the dearest model\'s."""
 
 
 class Routed(FunctionCallingLLM):
@@ -99,23 +83,13 @@ class Routed(FunctionCallingLLM):
         self._put_together()
 
     def _put_together(self) -> None:
-        rules, routes = self._rules(), routes_of(self.models, self.routes)
-
-        def routing(judge: AnswerJudge | None) -> Routing:
-            return Routing(
-                routes,
-                router=rules.router,
-                judge=judge,
-                threshold=rules.threshold,
-                deadline=self.deadline,
-                prices=self.prices,
-                health=self.health,
-                sessions=self.sessions,
-                baseline=rules.baseline,
-                watch=rules.watch,
-            )
-
-        self._routing, self._unjudged = routing(rules.judge), routing(None)
+        self._routing, self._unjudged = self._rules().routings(
+            routes_of(self.models, self.routes),
+            deadline=self.deadline,
+            prices=self.prices,
+            health=self.health,
+            sessions=self.sessions,
+        )
         self._makers = Makers(map(provider_of, self.models.values()))
 
     def _rules(self) -> Rules:

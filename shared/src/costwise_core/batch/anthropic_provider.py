@@ -5,15 +5,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from costwise_core.batch.asking import Ending, Found, Outcome, Progress, Sent
-from costwise_core.batch.clients import Clients, in_doubt, json_lines, not_taken, status_of
-from costwise_core.batch.openai_provider import failure
-from costwise_core.drive import Flow, arun, call, run
+from costwise_core.batch.clients import json_lines, status_of
+from costwise_core.batch.sdk_batches import MOST_PAGES, PAGE, SKEW_SECONDS, SDKBatches
+from costwise_core.drive import Flow, call
 
 __all__ = ["AnthropicBatches"]
 
-_SKEW_SECONDS: Final = 300.0
-_PAGE: Final = 100
-_PAGES: Final = 100
 _CREATE_SECONDS: Final = 600.0
 _FOR_GOOD: Final = frozenset(
     {
@@ -28,7 +25,7 @@ _FOR_GOOD: Final = frozenset(
 _ENDINGS: Final[Mapping[str, Ending]] = {"expired": "expired", "canceled": "cancelled"}
 
 
-class AnthropicBatches:
+class AnthropicBatches(SDKBatches):
     """Anthropic's message batches through its SDK: half the price, answers within a day.
 
     Anthropic keeps no mark on a batch. One whose id nobody could note is known by its number of
@@ -58,54 +55,23 @@ class AnthropicBatches:
         max_requests: int = 100_000,
         max_bytes: int = 256_000_000,
     ) -> None:
-        self.max_requests = max_requests
-        self.max_bytes = max_bytes
-        self._api = Clients(client, async_client)
-
-    def submit(self, token: str, requests: Sequence[Sent]) -> str:
-        """Hand in the requests as one batch.
-
-        Raises:
-            BatchError: if it was certainly not taken.
-            Exception: anything else leaves open whether it was.
-        """
-        return run(self._submit(token, requests))
-
-    async def asubmit(self, token: str, requests: Sequence[Sent]) -> str:
-        """Do what `submit` does, without blocking the event loop."""
-        return await arun(self._submit(token, requests))
+        super().__init__(client, async_client, max_requests=max_requests, max_bytes=max_bytes)
 
     def _submit(self, _token: str, requests: Sequence[Sent]) -> Flow[str]:
         entries = [{"custom_id": one.custom_id, "params": json.loads(one.body)} for one in requests]
-        try:
-            batch = yield from call(
-                self._api.ask,
-                "messages.batches.create",
-                once=True,  # the SDK would try again after a lost answer, and pay twice
-                requests=entries,
-                timeout=_CREATE_SECONDS,
+        return (
+            yield from self._create(
+                "messages.batches.create", requests=entries, timeout=_CREATE_SECONDS
             )
-        except Exception as error:
-            if in_doubt(error):
-                raise
-            raise not_taken(self.name, error) from error
-        return str(batch.id)
-
-    def find(self, token: str, since: float, count: int, known: Collection[str]) -> Found:
-        """Look through the newest batches for the one with this token."""
-        return run(self._find(token, since, count, known))
-
-    async def afind(self, token: str, since: float, count: int, known: Collection[str]) -> Found:
-        """Do what `find` does, without blocking the event loop."""
-        return await arun(self._find(token, since, count, known))
+        )
 
     def _find(self, token: str, since: float, count: int, known: Collection[str]) -> Flow[Found]:
         after: dict[str, Any] = {}
         unsure = False
-        for _ in range(_PAGES):
-            page = yield from call(self._api.ask, "messages.batches.list", limit=_PAGE, **after)
+        for _ in range(MOST_PAGES):
+            page = yield from call(self._api.ask, "messages.batches.list", limit=PAGE, **after)
             for batch in page.data:
-                if batch.created_at.timestamp() < since - _SKEW_SECONDS:
+                if batch.created_at.timestamp() < since - SKEW_SECONDS:
                     return Found(unsure=unsure)
                 if batch.id in known or _size(batch) != count:
                     continue
@@ -123,14 +89,6 @@ class AnthropicBatches:
         first = next(outcomes, None)
         return first is not None and first.custom_id.startswith(f"{token}-")
 
-    def poll(self, batch: str) -> Progress:
-        """Say how far a batch is."""
-        return run(self._poll(batch))
-
-    async def apoll(self, batch: str) -> Progress:
-        """Do what `poll` does, without blocking the event loop."""
-        return await arun(self._poll(batch))
-
     def _poll(self, batch: str) -> Flow[Progress]:
         try:
             told = yield from call(
@@ -144,44 +102,18 @@ class AnthropicBatches:
             return Progress(state="gone", error="Anthropic has archived the batch")
         return Progress(state="ended" if told.processing_status == "ended" else "running")
 
-    def results(self, batch: str) -> Iterator[Outcome]:
-        """Yield what became of the requests."""
-        return run(self._results(batch))
-
-    async def aresults(self, batch: str) -> Iterator[Outcome]:
-        """Do what `results` does, without blocking the event loop until all is here."""
-        return await arun(self._results(batch))
-
     def _results(self, batch: str) -> Flow[Iterator[Outcome]]:
         lines = yield from call(self._api.ask, "messages.batches.results", message_batch_id=batch)
         file = yield from call(self._api.save, lines)
         return map(_outcome, json_lines(file))
 
-    def cancel(self, batch: str) -> None:
-        """Ask Anthropic to run no more of a batch."""
-        run(call(self._api.ask, "messages.batches.cancel", message_batch_id=batch))
-
-    async def acancel(self, batch: str) -> None:
-        """Do what `cancel` does, without blocking the event loop."""
-        await arun(call(self._api.ask, "messages.batches.cancel", message_batch_id=batch))
-
-    def answer(self, request: Sent) -> Outcome:
-        """Ask one request in real time."""
-        return run(self._answer(request))
-
-    async def aanswer(self, request: Sent) -> Outcome:
-        """Do what `answer` does, without blocking the event loop."""
-        return await arun(self._answer(request))
+    def _cancel(self, batch: str) -> Flow[None]:
+        yield from call(self._api.ask, "messages.batches.cancel", message_batch_id=batch)
 
     def _answer(self, request: Sent) -> Flow[Outcome]:
         body = json.loads(request.body)
         required = {name: body.pop(name, None) for name in ("model", "messages", "max_tokens")}
-        try:
-            answer = yield from call(self._api.ask, "messages.create", **required, extra_body=body)
-        except Exception as error:  # noqa: BLE001 - becomes the request's own ending
-            return failure(request.custom_id, error)
-        found = answer.model_dump(mode="json", exclude_unset=True, warnings=False)
-        return Outcome(ending="answered", custom_id=request.custom_id, body=found)
+        return (yield from self._ended(request, "messages.create", **required, extra_body=body))
 
 
 def _size(batch: Any) -> int:

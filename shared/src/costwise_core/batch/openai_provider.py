@@ -8,20 +8,16 @@ from typing import IO, Any, Final
 from costwise_core.batch.asking import Ending, Found, Outcome, Progress, Sent
 from costwise_core.batch.clients import (
     TRANSIENT,
-    Clients,
-    in_doubt,
     json_lines,
     not_taken,
     status_of,
 )
-from costwise_core.drive import Flow, arun, call, run
+from costwise_core.batch.sdk_batches import MOST_PAGES, PAGE, SKEW_SECONDS, SDKBatches
+from costwise_core.drive import Flow, call
 
 __all__ = ["OpenAIBatches"]
 
 _MARK: Final = "costwise"
-_SKEW_SECONDS: Final = 300.0
-_PAGE: Final = 100
-_PAGES: Final = 100
 _CREATE_SECONDS: Final = 120.0
 _ENDED: Final = frozenset({"completed", "expired", "cancelled"})
 _ANSWERED_AT: Final = {
@@ -37,7 +33,7 @@ _NEVER_RUN: Final[Mapping[str, Ending]] = {
 }
 
 
-class OpenAIBatches:
+class OpenAIBatches(SDKBatches):
     """OpenAI's batch API through its SDK: half the price, answers within a day.
 
     A batch holds requests to one endpoint and one model. It is marked with a token in its metadata,
@@ -67,22 +63,7 @@ class OpenAIBatches:
         max_requests: int = 50_000,
         max_bytes: int = 200_000_000,
     ) -> None:
-        self.max_requests = max_requests
-        self.max_bytes = max_bytes
-        self._api = Clients(client, async_client)
-
-    def submit(self, token: str, requests: Sequence[Sent]) -> str:
-        """Upload the requests and hand them in as one batch.
-
-        Raises:
-            BatchError: if it was certainly not taken.
-            Exception: anything else leaves open whether it was.
-        """
-        return run(self._submit(token, requests))
-
-    async def asubmit(self, token: str, requests: Sequence[Sent]) -> str:
-        """Do what `submit` does, without blocking the event loop."""
-        return await arun(self._submit(token, requests))
+        super().__init__(client, async_client, max_requests=max_requests, max_bytes=max_bytes)
 
     def _submit(self, token: str, requests: Sequence[Sent]) -> Flow[str]:
         lines = b"".join(map(_line, requests))
@@ -92,52 +73,30 @@ class OpenAIBatches:
             )
         except Exception as error:  # a file alone is never run
             raise not_taken(self.name, error) from error
-        try:
-            batch = yield from call(
-                self._api.ask,
+        return (
+            yield from self._create(
                 "batches.create",
-                once=True,  # the SDK would try again after a lost answer, and pay twice
                 input_file_id=file.id,
                 endpoint=requests[0].endpoint,
                 completion_window="24h",
                 metadata={_MARK: token},
                 timeout=_CREATE_SECONDS,
             )
-        except Exception as error:
-            if in_doubt(error):
-                raise
-            raise not_taken(self.name, error) from error
-        return str(batch.id)
-
-    def find(self, token: str, since: float, count: int, known: Collection[str]) -> Found:
-        """Look through the newest batches for the one with this token."""
-        return run(self._find(token, since, count, known))
-
-    async def afind(self, token: str, since: float, count: int, known: Collection[str]) -> Found:
-        """Do what `find` does, without blocking the event loop."""
-        return await arun(self._find(token, since, count, known))
+        )
 
     def _find(self, token: str, since: float, _count: int, _known: Collection[str]) -> Flow[Found]:
         after: dict[str, Any] = {}
-        for _ in range(_PAGES):
-            page = yield from call(self._api.ask, "batches.list", limit=_PAGE, **after)
+        for _ in range(MOST_PAGES):
+            page = yield from call(self._api.ask, "batches.list", limit=PAGE, **after)
             for batch in page.data:
                 if (batch.metadata or {}).get(_MARK) == token:
                     return Found(batch=str(batch.id))
             if not page.has_more or not page.data:
                 return Found()
-            if page.data[-1].created_at < since - _SKEW_SECONDS:
+            if page.data[-1].created_at < since - SKEW_SECONDS:
                 return Found()
             after = {"after": page.data[-1].id}
         return Found(unsure=True)
-
-    def poll(self, batch: str) -> Progress:
-        """Say how far a batch is."""
-        return run(self._poll(batch))
-
-    async def apoll(self, batch: str) -> Progress:
-        """Do what `poll` does, without blocking the event loop."""
-        return await arun(self._poll(batch))
 
     def _poll(self, batch: str) -> Flow[Progress]:
         try:
@@ -150,14 +109,6 @@ class OpenAIBatches:
             return _refusal(told)
         return Progress(state="ended" if told.status in _ENDED else "running")
 
-    def results(self, batch: str) -> Iterator[Outcome]:
-        """Yield what became of the requests, out of the output file and the error file."""
-        return run(self._results(batch))
-
-    async def aresults(self, batch: str) -> Iterator[Outcome]:
-        """Do what `results` does, without blocking the event loop until all is here."""
-        return await arun(self._results(batch))
-
     def _results(self, batch: str) -> Flow[Iterator[Outcome]]:
         told = yield from call(self._api.ask, "batches.retrieve", batch_id=batch)
         files: list[IO[bytes]] = []
@@ -167,21 +118,8 @@ class OpenAIBatches:
                 files.append(file)
         return map(_outcome, chain.from_iterable(map(json_lines, files)))
 
-    def cancel(self, batch: str) -> None:
-        """Ask OpenAI to run no more of a batch; what was run until then is answered and paid."""
-        run(call(self._api.ask, "batches.cancel", batch_id=batch))
-
-    async def acancel(self, batch: str) -> None:
-        """Do what `cancel` does, without blocking the event loop."""
-        await arun(call(self._api.ask, "batches.cancel", batch_id=batch))
-
-    def answer(self, request: Sent) -> Outcome:
-        """Ask one request in real time."""
-        return run(self._answer(request))
-
-    async def aanswer(self, request: Sent) -> Outcome:
-        """Do what `answer` does, without blocking the event loop."""
-        return await arun(self._answer(request))
+    def _cancel(self, batch: str) -> Flow[None]:
+        yield from call(self._api.ask, "batches.cancel", batch_id=batch)
 
     def _answer(self, request: Sent) -> Flow[Outcome]:
         method = _ANSWERED_AT.get(request.endpoint)
@@ -189,15 +127,8 @@ class OpenAIBatches:
             said = f"{request.endpoint} is not asked in real time"
             return Outcome(ending="failed", custom_id=request.custom_id, error=said)
         body = json.loads(request.body)
-        try:
-            # What the SDK does not know as an argument is sent all the same.
-            answer = yield from call(
-                self._api.ask, method, **_REQUIRED[method](body), extra_body=body
-            )
-        except Exception as error:  # noqa: BLE001 - becomes the request's own ending
-            return failure(request.custom_id, error)
-        body = answer.model_dump(mode="json", exclude_unset=True, warnings=False)
-        return Outcome(ending="answered", custom_id=request.custom_id, body=body)
+        # What the SDK does not know as an argument is sent all the same.
+        return (yield from self._ended(request, method, **_REQUIRED[method](body), extra_body=body))
 
 
 _REQUIRED: Final[Mapping[str, Any]] = {
@@ -209,17 +140,6 @@ _REQUIRED: Final[Mapping[str, Any]] = {
     "embeddings.create": lambda body: {"model": body.get("model"), "input": body.get("input")},
     "completions.create": lambda body: {"model": body.get("model"), "prompt": body.get("prompt")},
 }
-
-
-def failure(custom_id: str, error: Exception) -> Outcome:
-    """Return what an SDK raised for one request as the request's ending."""
-    status = status_of(error)
-    passing = status is None or status in TRANSIENT
-    return Outcome(
-        ending="transient" if passing else "failed",
-        custom_id=custom_id,
-        error=f"{type(error).__name__}: {str(error)[:500]}",
-    )
 
 
 def _line(request: Sent) -> bytes:

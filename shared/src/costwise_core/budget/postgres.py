@@ -6,11 +6,12 @@ import weakref
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, groupby
 from operator import itemgetter
-from types import TracebackType
 from typing import Final
 
-from costwise_core.budget.moves import Balance, Move, Moved, Refusal, digest
-from costwise_core.budget.together import Answer, Ask, Together
+from costwise_core.budget.moves import Balance, Moved, Refusal, digest
+from costwise_core.budget.server import ServerBudgets
+from costwise_core.budget.together import Answer, Ask
+from costwise_core.drive import Flow, call
 from costwise_core.stores.postgres_link import PostgresLink, Rows, Script, T, check_link, sql
 from costwise_core.stores.postgres_schema import Tables, one, prepare
 
@@ -147,7 +148,7 @@ TABLES: Final = Tables(
 )
 
 
-class PostgresBudgets:
+class PostgresBudgets(ServerBudgets):
     """Keeps what budgets have spent and hold in tables of one schema.
 
     The constructor connects to nothing; the first use makes the schema and its tables if they are
@@ -184,6 +185,7 @@ class PostgresBudgets:
         timeout: float = 5.0,
         connect_timeout: int = 2,
     ) -> None:
+        super().__init__()
         check_link(
             conninfo,
             schema=schema,
@@ -206,87 +208,27 @@ class PostgresBudgets:
         # A forked child must touch neither its parent's connections nor its locks.
         self._links: dict[int, PostgresLink] = {}
         weakref.finalize(self, _close, self._links)
-        self._together = Together(
-            lambda asks: self._run(_moves(asks)), lambda asks: self._arun(_moves(asks))
-        )
 
-    def move(
-        self,
-        reservation: str,
-        operation: str,
-        moves: Sequence[Move],
-        *,
-        now: float,
-        expires: float,
-    ) -> Moved | Refusal:
-        """Make all the moves or none; see `BudgetStore.move`.
+    def _moves(self, asks: Sequence[Ask]) -> Flow[list[Answer]]:
+        return self._done(_moves(asks))
 
-        Raises:
-            StoreError: if the database cannot be used.
-        """
-        return self._together.move(Ask(reservation, operation, moves, now, expires))
+    def _balances(self, accounts: Sequence[str], now: float) -> Flow[list[Balance]]:
+        return self._done(_balances(accounts, now))
 
-    async def amove(
-        self,
-        reservation: str,
-        operation: str,
-        moves: Sequence[Move],
-        *,
-        now: float,
-        expires: float,
-    ) -> Moved | Refusal:
-        """Do what `move` does, without blocking the event loop."""
-        return await self._together.amove(Ask(reservation, operation, moves, now, expires))
+    def _forget(self, ended_before: float) -> Flow[int]:
+        return self._done(_forget(ended_before))
 
-    def balances(self, accounts: Sequence[str], *, now: float) -> list[Balance]:
-        """Return what each account has spent and holds; see `BudgetStore.balances`.
-
-        Raises:
-            StoreError: if the database cannot be used.
-        """
-        return self._run(_balances(accounts, now))
-
-    async def abalances(self, accounts: Sequence[str], *, now: float) -> list[Balance]:
-        """Do what `balances` does, without blocking the event loop."""
-        return await self._arun(_balances(accounts, now))
-
-    def forget(self, *, ended_before: float) -> int:
-        """Delete accounts whose window is over; see `BudgetStore.forget`.
-
-        Raises:
-            StoreError: if the database cannot be used; none was deleted then.
-        """
-        return self._run(_forget(ended_before))
-
-    async def aforget(self, *, ended_before: float) -> int:
-        """Do what `forget` does, without blocking the event loop."""
-        return await self._arun(_forget(ended_before))
+    def _done(self, script: Script[T]) -> Flow[T]:
+        return (yield from call(self._link.run, script, seconds=self._timeout))
 
     def close(self) -> None:
         """Close the connections; using the store again opens them again."""
         _close(self._links)
 
-    def __enter__(self) -> "PostgresBudgets":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     @property
     def _link(self) -> PostgresLink:
         link = self._links.get(os.getpid())
         return link or self._links.setdefault(os.getpid(), self._new_link())
-
-    def _run(self, script: Script[T]) -> T:
-        return self._link.run(script, seconds=self._timeout)
-
-    async def _arun(self, script: Script[T]) -> T:
-        return await self._link.arun(script, seconds=self._timeout)
 
 
 def _moves(asks: Sequence[Ask]) -> Script[list[Answer]]:

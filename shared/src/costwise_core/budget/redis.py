@@ -3,12 +3,12 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Final
 
 from costwise_core.budget.moves import Balance, Move, Moved, Refusal, digest
-from costwise_core.budget.together import Answer, Ask, Together
-from costwise_core.drive import Flow, arun, call, run
+from costwise_core.budget.server import ServerBudgets
+from costwise_core.budget.together import Answer, Ask
+from costwise_core.drive import Flow, call
 from costwise_core.errors import ConfigError, StoreError
 from costwise_core.stores.breaker import Breaker
 from costwise_core.stores.redis_replies import says, value
@@ -147,7 +147,7 @@ return gone
 """
 
 
-class RedisBudgets:
+class RedisBudgets(ServerBudgets):
     """Keeps what budgets have spent and hold in Redis 6 or newer; one script is one move.
 
     The constructor connects to nothing. What `move` returned from outlives a `kill -9` of the
@@ -182,6 +182,7 @@ class RedisBudgets:
         timeout: float = 5.0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__()
         if not _PREFIX.fullmatch(prefix):
             raise ConfigError(
                 f"prefix has 1 to 64 letters, digits, '_', '-' or '.', got {prefix[:80]!r}."
@@ -196,62 +197,7 @@ class RedisBudgets:
             breaker=Breaker(),
             feature="RedisBudgets",
         )
-        self._together = Together(
-            lambda asks: run(self._many(asks)), lambda asks: arun(self._many(asks))
-        )
         self._keeps = False
-
-    def move(
-        self,
-        reservation: str,
-        operation: str,
-        moves: Sequence[Move],
-        *,
-        now: float,
-        expires: float,
-    ) -> Moved | Refusal:
-        """Make all the moves or none; see `BudgetStore.move`.
-
-        Raises:
-            StoreError: if the server cannot be used.
-        """
-        return self._together.move(Ask(reservation, operation, moves, now, expires))
-
-    async def amove(
-        self,
-        reservation: str,
-        operation: str,
-        moves: Sequence[Move],
-        *,
-        now: float,
-        expires: float,
-    ) -> Moved | Refusal:
-        """Do what `move` does, on the running event loop."""
-        return await self._together.amove(Ask(reservation, operation, moves, now, expires))
-
-    def balances(self, accounts: Sequence[str], *, now: float) -> list[Balance]:
-        """Return what each account has spent and holds; see `BudgetStore.balances`.
-
-        Raises:
-            StoreError: if the server cannot be used.
-        """
-        return run(self._read_balances(accounts, now))
-
-    async def abalances(self, accounts: Sequence[str], *, now: float) -> list[Balance]:
-        """Do what `balances` does, on the running event loop."""
-        return await arun(self._read_balances(accounts, now))
-
-    def forget(self, *, ended_before: float) -> int:
-        """Delete accounts whose window is over; see `BudgetStore.forget`.
-
-        Raises:
-            StoreError: if the server cannot be used; some may have been deleted then.
-        """
-        return run(self._forget(ended_before))
-
-    async def aforget(self, *, ended_before: float) -> int:
-        """Do what `forget` does, on the running event loop."""
-        return await arun(self._forget(ended_before))
 
     def close(self) -> None:
         """Close the connections made outside of event loops; using the store opens new ones."""
@@ -261,20 +207,9 @@ class RedisBudgets:
         """Close the running event loop's connections, and what `close` closes."""
         await self._wire.aclose()
 
-    def __enter__(self) -> "RedisBudgets":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     # --- what a move is -------------------------------------------------------------------------
 
-    def _many(self, asks: Sequence[Ask]) -> Flow[list[Answer]]:
+    def _moves(self, asks: Sequence[Ask]) -> Flow[list[Answer]]:
         yield from self._check()
         commands = [self._move(ask) for ask in asks]
         replies = yield from call(self._wire.send, commands)
@@ -302,7 +237,7 @@ class RedisBudgets:
             ),
         )
 
-    def _read_balances(self, accounts: Sequence[str], now: float) -> Flow[list[Balance]]:
+    def _balances(self, accounts: Sequence[str], now: float) -> Flow[list[Balance]]:
         names = [digest(account).hex() for account in accounts]
         (reply,) = yield from call(self._wire.send, [self._script(_BALANCES, (), names, now)])
         return _read(value(reply))
