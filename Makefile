@@ -71,6 +71,8 @@ bench: setup ## Run the benchmarks on what ships
 	@$(PY) -m benchmarks.rerank --limit 20 --json out/rerank.json
 	@$(PY) -m benchmarks.promise --limit 60 --json out/promise.json
 	@$(PY) -m benchmarks.few_shot --json out/few_shot.json
+	@$(PY) -m benchmarks.cascade --json out/cascade.json
+	@$(PY) -m benchmarks.route --no-torch --json out/route.json
 
 # Pinned here: the one peer that cannot go through the resolver (see the group in pyproject.toml).
 peers: setup ## Run the benchmarks beside other packages (downloads them; slow)
