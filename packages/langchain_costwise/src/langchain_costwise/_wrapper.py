@@ -22,9 +22,9 @@ from langchain_core.runnables import (
 from langchain_core.tools import BaseTool
 from pydantic import model_validator
 
-from costwise_core.tracking import TAGS
 from langchain_costwise._replay import whole
 from langchain_costwise.cache import SAID, with_said
+from langchain_costwise.tracking import tags_in
 
 __all__ = [
     "TOLD_TAGS",
@@ -221,9 +221,8 @@ class ChatWrapper(ToldModel):
 def told(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Add what a config says of a request to the arguments."""
     config = ensure_config(config)
-    # What LangGraph calls a thread is a conversation.
-    said = {"conversation": config.get("configurable", {}).get("thread_id"), **config["metadata"]}
-    tags = {name: said[name] for name in TAGS if isinstance(said.get(name), str)}
+    thread = config.get("configurable", {}).get("thread_id")
+    tags = tags_in({"thread_id": thread, **config["metadata"]})
     kwargs = with_said(config, kwargs)
     return {**kwargs, TOLD_TAGS: {**kwargs.get(TOLD_TAGS, {}), **tags}} if tags else kwargs
 

@@ -273,8 +273,9 @@ class Routing:
         return held
 
     def _is_checked(self) -> bool:
-        request = current_tags().get("request") or uuid.uuid4().hex
-        return self.watch is not None and self.watch.due(request)
+        if self.watch is None:
+            return False
+        return self.watch.due(current_tags().get("request") or uuid.uuid4().hex)
 
     def _check(
         self, ask: Ask, caller: Caller[T], held: _Held[T], usual: Route, steps: list[Step]

@@ -5,11 +5,10 @@ shape, and from the embedding where there is one. What decides is the difference
 hard the question is: what neither model can do is not worth the dearer one.
 """
 
-import json
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +20,7 @@ from costwise_core.route.features import SHAPE, shape_of, terms_of
 from costwise_core.route.fitting import weighted
 from costwise_core.route.routes import Ask, Decision, Route
 from costwise_core.route.rules import route_at
+from costwise_core.route.saved import from_saved, to_saved
 from costwise_core.types import Vector
 
 __all__ = ["Estimate", "GainModel", "Head", "LearnedRouter"]
@@ -28,7 +28,6 @@ __all__ = ["Estimate", "GainModel", "Head", "LearnedRouter"]
 Floats = NDArray[np.float64]
 
 _FORMAT: Final = "costwise-gain-1"
-_MAX_CHARS: Final = 64_000_000
 _CLIP: Final = 4.0
 _WORDS: Final = SHAPE.index("words")
 # Brings the logistic curve closest to the normal one, which rounds to 1 too soon to rank by.
@@ -177,7 +176,7 @@ class GainModel:
 
     def to_json(self) -> str:
         """Return everything as one JSON object, of about 50 bytes for each word."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}, ensure_ascii=False)
+        return to_saved(self, _FORMAT)
 
     @classmethod
     def from_json(cls, text: str) -> "GainModel":
@@ -186,27 +185,20 @@ class GainModel:
         Raises:
             ConfigError: if it is anything else.
         """
-        wrong = ConfigError("this is no routing model; give what GainModel.to_json returned.")
-        if len(text) > _MAX_CHARS:
-            raise wrong
-        try:
-            data = json.loads(text)
-            if data.pop("format") != _FORMAT:
-                raise wrong
+
+        def make(fields: dict[str, Any]) -> "GainModel | None":
             model = cls(
-                terms=tuple(_text(term) for term in data.pop("terms")),
-                weak=_head(data.pop("weak")),
-                strong=_head(data.pop("strong")),
-                familiar=float(data.pop("familiar")),
-                farthest=float(data.pop("farthest")),
-                pairs=int(data.pop("pairs")),
-                **{name: _floats(numbers) for name, numbers in data.items()},
+                terms=tuple(_text(term) for term in fields.pop("terms")),
+                weak=_head(fields.pop("weak")),
+                strong=_head(fields.pop("strong")),
+                familiar=float(fields.pop("familiar")),
+                farthest=float(fields.pop("farthest")),
+                pairs=int(fields.pop("pairs")),
+                **{name: _floats(numbers) for name, numbers in fields.items()},
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise wrong from error
-        if not model._fits():
-            raise wrong
-        return model
+            return model if model._fits() else None
+
+        return from_saved(text, _FORMAT, make, what="routing model", by="GainModel.to_json")
 
     def _fits(self) -> bool:
         """Whether sizes and numbers are such as training writes."""

@@ -1,26 +1,24 @@
 """A judge that learned from your own labels what right and wrong answers look like."""
 
-import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from costwise_core.errors import ConfigError
 from costwise_core.route.features import terms_of
 from costwise_core.route.fitting import weighted
 from costwise_core.route.judges.signs import SIGNS, signs_of
 from costwise_core.route.routes import Ask, Candidate, Judgement
+from costwise_core.route.saved import from_saved, to_saved
 
 __all__ = ["AnswerModel", "TrainedJudge"]
 
 Floats = NDArray[np.float64]
 
 _FORMAT: Final = "costwise-answers-1"
-_MAX_CHARS: Final = 64_000_000
 _CLIP: Final = 4.0
 _SAID: Final = 2
 _SLIGHT: Final = 0.1
@@ -73,7 +71,7 @@ class AnswerModel:
 
     def to_json(self) -> str:
         """Return everything as one JSON object, of about 50 bytes for each word."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}, ensure_ascii=False)
+        return to_saved(self, _FORMAT)
 
     @classmethod
     def from_json(cls, text: str) -> "AnswerModel":
@@ -82,25 +80,17 @@ class AnswerModel:
         Raises:
             ConfigError: if it is anything else.
         """
-        wrong = ConfigError("this is no model of answers; give what AnswerModel.to_json returned.")
-        if len(text) > _MAX_CHARS:
-            raise wrong
-        try:
-            data = json.loads(text)
-            if data.pop("format") != _FORMAT:
-                raise wrong
-            terms: Any = data.pop("terms")
+
+        def make(fields: dict[str, Any]) -> "AnswerModel | None":
             model = cls(
-                terms=tuple(terms),
-                constant=float(data.pop("constant")),
-                answers=int(data.pop("answers")),
-                **{name: tuple(map(float, numbers)) for name, numbers in data.items()},
+                terms=tuple(fields.pop("terms")),
+                constant=float(fields.pop("constant")),
+                answers=int(fields.pop("answers")),
+                **{name: tuple(map(float, numbers)) for name, numbers in fields.items()},
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise wrong from error
-        if not model._fits():
-            raise wrong
-        return model
+            return model if model._fits() else None
+
+        return from_saved(text, _FORMAT, make, what="model of answers", by="AnswerModel.to_json")
 
     def _fits(self) -> bool:
         """Whether sizes and numbers are such as training writes."""
