@@ -37,7 +37,7 @@ from langchain_costwise import (
     SemanticCacheMiddleware,
     track,
 )
-from tests.langchain.fakes import ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 from tests.openai_server import Provider
 
 ChatOpenAI = pytest.importorskip("langchain_openai").ChatOpenAI
@@ -393,7 +393,7 @@ def test_downgraded_to_the_cheaper_model_at_its_price(server, budgeted):
 
 def test_tools_are_not_handed_to_another_providers_model(server, budgeted):
     budget = Budget(limit=0, unit="calls", tags={"model": "gpt-4o-mini"}, on_exceed="downgrade")
-    model = budgeted(budget, cheaper=ScriptedChat())
+    model = budgeted(budget, cheaper=ScriptedChatModel())
     assert model.invoke(ASK).text == "This is answer 1."
     with pytest.raises(BudgetExceededError):
         model.bind_tools([number]).invoke(ASK)
@@ -476,7 +476,7 @@ def test_middleware_behind_a_cache_and_before_it(server):
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
 async def test_waits_for_what_others_give_back(budgeted, way):
     room = Budget(limit=100, unit="tokens", on_exceed="queue")
-    model = budgeted(room, model=ScriptedChat(), max_output_tokens=50, wait=30.0)
+    model = budgeted(room, model=ScriptedChatModel(), max_output_tokens=50, wait=30.0)
     other = model.budgets.reserve("scripted-1", input_tokens=90)
     asyncio.get_running_loop().call_later(0.1, other.release)
     if way == "invoke":
@@ -484,7 +484,7 @@ async def test_waits_for_what_others_give_back(budgeted, way):
     else:
         answer = await model.ainvoke(ASK)
     assert answer.text
-    impatient = budgeted(guard=model.budgets, model=ScriptedChat(), wait=0.05)
+    impatient = budgeted(guard=model.budgets, model=ScriptedChatModel(), wait=0.05)
     with pytest.raises(BudgetExceededError):
         await impatient.ainvoke(ASK)
 
@@ -699,7 +699,7 @@ def test_who_watches_cannot_break_a_call(server):
 def test_an_unknown_price_is_refused(budgeted):
     from costwise_core.errors import UnknownModelError
 
-    model = budgeted(Budget(limit=1), model=ScriptedChat())
+    model = budgeted(Budget(limit=1), model=ScriptedChatModel())
     with pytest.raises(UnknownModelError):
         model.invoke(ASK)
     assert model.model.asked == []
@@ -738,7 +738,7 @@ def test_structured_output_of_an_agent(server, strategy):
         with pytest.raises(StructuredOutputValidationError):
             made.invoke(asked)
     assert balance(guard, TEN) == (len(server.asked), 0) == (1, 0)
-    wrapped = BudgetedChatModel(model=ScriptedChat(), budgets=guard)
+    wrapped = BudgetedChatModel(model=ScriptedChatModel(), budgets=guard)
     made = create_agent(wrapped, tools=[], response_format=Capital)
     assert made.invoke(asked)["structured_response"].number == 3
     assert balance(guard, TEN) == (2, 0)
@@ -763,7 +763,7 @@ async def test_one_run_on_the_bill(server, budgeted):
 
 def test_the_models_rate_limiter_is_kept(budgeted):
     limiter = InMemoryRateLimiter(requests_per_second=0.001, max_bucket_size=1)
-    model = budgeted(TEN, model=ScriptedChat(rate_limiter=limiter))
+    model = budgeted(TEN, model=ScriptedChatModel(rate_limiter=limiter))
     limiter.available_tokens = 1
     model.invoke(ASK)
     assert limiter.available_tokens < 1
@@ -793,7 +793,7 @@ def test_a_failure_under_the_callback_is_given_back(server):
 
 def test_what_is_wrong_is_refused_where_it_is_given():
     with pytest.raises(ValueError, match="max_output_tokens"):
-        BudgetedChatModel(model=ScriptedChat(), budgets=Budgets(), max_output_tokens=0)
+        BudgetedChatModel(model=ScriptedChatModel(), budgets=Budgets(), max_output_tokens=0)
     for make in (BudgetMiddleware, BudgetCallback):
         with pytest.raises(ConfigError, match="max_output_tokens"):
             make(Budgets(), max_output_tokens=0)
@@ -806,7 +806,7 @@ class _Chat:
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": ScriptedChat(), "budgets": Budgets(TEN, LOTS)}
+        return {"model": ScriptedChatModel(), "budgets": Budgets(TEN, LOTS)}
 
 
 class TestChatModelUnit(_Chat, ChatModelUnitTests):
@@ -818,4 +818,4 @@ class TestChatModel(_Chat, ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": ScriptedChat(), "budgets": Budgets(LOTS)}
+        return {"model": ScriptedChatModel(), "budgets": Budgets(LOTS)}

@@ -28,9 +28,9 @@ from langchain_core.tools import tool
 from costwise_core import Cache, FixedThreshold, MemoryStore, SQLiteStore, scoped
 from costwise_core.cache.cacheable import CachePolicy
 from costwise_core.errors import ConfigError
-from costwise_core.testing.fakes import FakeClock, HashingEmbedder
+from costwise_core.testing.fakes import BrokenStore, FakeClock, HashingEmbedder
 from langchain_costwise import SemanticCache
-from tests.langchain.fakes import BrokenStore, ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 
 ASK = "What is the capital of France?"
 AGAIN = "what is the  capital of France?"
@@ -44,7 +44,7 @@ def marker(message: AIMessage) -> dict:
 
 
 def test_a_repeat_is_served_and_says_why(cache):
-    model = ScriptedChat(script={ASK: "Paris."}, cache=cache)
+    model = ScriptedChatModel(script={ASK: "Paris."}, cache=cache)
     paid, hit = model.invoke(ASK), model.invoke(AGAIN)
     assert model.asked == [ASK]
     assert hit.text == paid.text == "Paris."
@@ -58,7 +58,7 @@ def test_a_rewording_is_served_when_the_policy_says_so():
     cache = SemanticCache(
         MemoryStore(), embedder=HashingEmbedder(), policy=FixedThreshold(min_cosine=0.8)
     )
-    model = ScriptedChat(script={ASK: "Paris."}, cache=cache)
+    model = ScriptedChatModel(script={ASK: "Paris."}, cache=cache)
     model.invoke(ASK)
     hit = model.invoke("What is the capital city of France?")
     assert (hit.text, marker(hit)["hit"]) == ("Paris.", "near")
@@ -76,7 +76,7 @@ def test_boilerplate_does_not_make_prompts_alike():
     cache = SemanticCache(
         MemoryStore(), embedder=HashingEmbedder(), policy=FixedThreshold(min_cosine=0.8)
     )
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     prompt = "Answer briefly.\nContext: " + "Oslo and Rome are capitals. " * 40 + "\nQuestion: {}"
     first = model.invoke(prompt.format("How many people live in Oslo?"))
     second = model.invoke(prompt.format("When was Rome founded?"))
@@ -85,15 +85,15 @@ def test_boilerplate_does_not_make_prompts_alike():
 
 
 async def test_async_calls_share_the_answers(cache):
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     paid = await model.ainvoke(ASK)
     assert (await model.ainvoke(AGAIN)).text == paid.text == model.invoke(ASK).text
     assert len(model.asked) == 1
 
 
 def test_a_later_process_finds_the_answers(tmp_path):
-    ScriptedChat(cache=SemanticCache(tmp_path / "cache.db")).invoke(ASK)
-    model = ScriptedChat(cache=SemanticCache(tmp_path / "cache.db"))
+    ScriptedChatModel(cache=SemanticCache(tmp_path / "cache.db")).invoke(ASK)
+    model = ScriptedChatModel(cache=SemanticCache(tmp_path / "cache.db"))
     assert marker(model.invoke(ASK))["hit"] == "exact"
     assert model.asked == []
 
@@ -101,7 +101,7 @@ def test_a_later_process_finds_the_answers(tmp_path):
 def test_answers_end_with_their_time(cache):
     clock = FakeClock()
     cache = SemanticCache(Cache(MemoryStore(clock=clock), ttl=60, clock=clock))
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     model.invoke(ASK)
     clock.advance(59)
     assert marker(model.invoke(ASK))["age"] == 59
@@ -128,7 +128,7 @@ def test_the_answer_slot_is_a_list(cache):
 @pytest.mark.parametrize("reported", [True, False])
 def test_hits_survive_being_stored_in_a_history(cache, reported):
     """Trap 3: a cost without token counts made messages that could not be read back."""
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     if not reported:
         key = (dumps([HumanMessage(ASK)]), model._get_llm_string())
         cache.update(*key, [ChatGeneration(message=AIMessage("Paris."))])
@@ -147,7 +147,7 @@ def test_hits_survive_being_stored_in_a_history(cache, reported):
 
 def test_hits_count_no_tokens(cache):
     """Trap 3: cached tokens were counted again."""
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     with get_usage_metadata_callback() as usage:
         model.invoke(ASK)
         once = usage.usage_metadata["scripted-1"]["total_tokens"]
@@ -158,7 +158,7 @@ def test_hits_count_no_tokens(cache):
 
 def test_later_turns_hit(cache):
     """Traps 4 and 5: after a hit, the next turn of the same conversation missed."""
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
 
     def talk():
         messages = [HumanMessage(ASK)]
@@ -174,7 +174,7 @@ def test_later_turns_hit(cache):
 
 def test_each_hit_has_an_id_of_its_own(cache):
     """Trap 6: message lists replace by id, so a served id made an earlier turn disappear."""
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     ids = [model.invoke(ASK).id for _ in range(4)]
     assert None not in ids
     assert len(set(ids)) == 4
@@ -182,7 +182,7 @@ def test_each_hit_has_an_id_of_its_own(cache):
 
 def test_what_a_caller_changes_stays_his(cache):
     """Trap 7: results were the stored objects themselves."""
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     paid = model.invoke(ASK)
     text = paid.text
     paid.content = "changed"
@@ -194,7 +194,7 @@ def test_what_a_caller_changes_stays_his(cache):
 
 def test_nothing_of_the_paid_call_is_handed_on(cache):
     """A response id can be answered to: it would tie one user's turn to another's conversation."""
-    model = ScriptedChat(
+    model = ScriptedChatModel(
         tell={"finish_reason": "stop", "request_id": "req_1", "headers": {"x": "y"}}, cache=cache
     )
     paid, hit = model.invoke(ASK), model.invoke(ASK)
@@ -203,8 +203,8 @@ def test_nothing_of_the_paid_call_is_handed_on(cache):
 
 
 def test_paid_answers_are_left_as_they_are(cache):
-    paid = ScriptedChat(cache=cache).invoke(ASK)
-    assert paid == ScriptedChat().invoke(ASK).model_copy(update={"id": paid.id})
+    paid = ScriptedChatModel(cache=cache).invoke(ASK)
+    assert paid == ScriptedChatModel().invoke(ASK).model_copy(update={"id": paid.id})
 
 
 # --- nothing breaks ------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class BrokenEmbedder:
 async def test_a_broken_cache_costs_nothing_but_hits(embedder):
     """Trap 8: errors in a cache failed the call."""
     cache = SemanticCache(BrokenStore(), embedder=embedder)
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     assert model.invoke(ASK).text == "This is answer 1."
     assert (await model.ainvoke(ASK)).text == "This is answer 2."
     assert cache.cache.stats.errors["OSError"] == 4
@@ -232,7 +232,7 @@ def test_a_file_that_is_no_cache_costs_nothing_but_hits(tmp_path):
     path = tmp_path / "cache.db"
     path.write_bytes(b"a letter to my aunt " * 500)
     cache = SemanticCache(path)
-    assert ScriptedChat(cache=cache).invoke(ASK).text == "This is answer 1."
+    assert ScriptedChatModel(cache=cache).invoke(ASK).text == "This is answer 1."
     assert sum(cache.cache.stats.errors.values()) == 2
     assert path.read_bytes() == b"a letter to my aunt " * 500
 
@@ -242,7 +242,7 @@ def test_answers_of_another_embedder_serve_repeats_only(tmp_path):
     policy = FixedThreshold(min_cosine=0.8)
     for embedder in (HashingEmbedder(64, name="old"), HashingEmbedder(128, name="new")):
         cache = SemanticCache(path, embedder=embedder, policy=policy)
-        model = ScriptedChat(cache=cache)
+        model = ScriptedChatModel(cache=cache)
         model.invoke(ASK)
         reworded = model.invoke("What is the capital city of France?")
         assert ("costwise" in reworded.response_metadata) == (embedder.name == "old")
@@ -259,7 +259,7 @@ def test_broken_vectors_leave_the_exact_tier(value):
             return np.full((len(texts), 8), value, np.float32)
 
     cache = SemanticCache(MemoryStore(), embedder=Broken())
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     model.invoke(ASK)
     assert marker(model.invoke(ASK))["hit"] == "exact"
     assert cache.cache.stats.errors["VectorError"] == 2
@@ -267,7 +267,7 @@ def test_broken_vectors_leave_the_exact_tier(value):
 
 def test_an_embedder_that_fails_leaves_the_exact_tier():
     cache = SemanticCache(MemoryStore(), embedder=BrokenEmbedder())
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     model.invoke(ASK)
     assert marker(model.invoke(ASK))["hit"] == "exact"
 
@@ -278,7 +278,7 @@ def test_an_embedder_that_fails_leaves_the_exact_tier():
 )
 def test_a_wrong_scope_is_no_scope(cache, configurable):
     """Fail closed and open at once: no lookup, and the call goes through."""
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     chain = RunnableLambda(model.invoke)
     for _ in range(2):
         chain.invoke(ASK, config={"configurable": {"costwise": configurable}})
@@ -307,7 +307,7 @@ def test_damaged_and_foreign_answers_are_misses(tmp_path, payload):
     """Trap 11: entries are untrusted; nothing but text and assistant messages can come of them."""
     path = tmp_path / "cache.db"
     with SQLiteStore(path) as store:
-        ScriptedChat(cache=SemanticCache(store)).invoke(ASK)
+        ScriptedChatModel(cache=SemanticCache(store)).invoke(ASK)
     with sqlite3.connect(path) as db:
         (column,) = [
             row[1] for row in db.execute("PRAGMA table_info(entries)") if row[1] == "answer"
@@ -316,7 +316,7 @@ def test_damaged_and_foreign_answers_are_misses(tmp_path, payload):
     db.close()
     with SQLiteStore(path) as store:
         cache = SemanticCache(store)
-        model = ScriptedChat(cache=cache)
+        model = ScriptedChatModel(cache=cache)
         assert model.invoke(ASK).text == "This is answer 1."
         assert marker(model.invoke(ASK))["hit"] == "exact"  # replaced by the new answer
         assert cache.cache.stats.misses == {"damaged": 1}
@@ -326,7 +326,7 @@ def test_damaged_and_foreign_answers_are_misses(tmp_path, payload):
 def test_stored_classes_are_never_made(cache, tmp_path):
     """Trap 11: a stored constructor call stays text."""
     evil = {"lc": 1, "type": "constructor", "id": ["subprocess", "Popen"], "kwargs": {"args": "x"}}
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     key = (dumps([HumanMessage(ASK)]), model._get_llm_string())
     cache.update(*key, [ChatGeneration(message=AIMessage("", additional_kwargs={"a": evil}))])
     cache.update(*key, [ChatGeneration(message=AIMessage("b", additional_kwargs={"a": evil}))])
@@ -339,21 +339,21 @@ def test_stored_classes_are_never_made(cache, tmp_path):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (ScriptedChat(script={ASK: ""}), "empty"),
-        (ScriptedChat(script={ASK: " \n"}), "empty"),
-        (ScriptedChat(tell={"finish_reason": "length"}), "truncated"),
-        (ScriptedChat(tell={"stop_reason": "max_tokens"}), "truncated"),
-        (ScriptedChat(tell={"finish_reason": "content_filter"}), "refusal"),
-        (ScriptedChat(tell={"finish_reason": "SAFETY"}), "refusal"),
-        (ScriptedChat(tell={"stop_reason": "refusal"}), "refusal"),
-        (ScriptedChat(tell={"status": "incomplete"}), "truncated"),
-        (ScriptedChat(tell={"finish_reason": "never_heard_of"}), "truncated"),
-        (ScriptedChat(tell={"finish_reason": "error"}), "error"),
-        (ScriptedChat(script={ASK: "I'm sorry, I cannot help with that."}), "refusal"),
-        (ScriptedChat(extra={"refusal": "I cannot."}), "refusal"),
-        (ScriptedChat(extra={"parsed": {"a": 1}}), "structured"),
-        (ScriptedChat(extra={"odd": {1, 2}}), "not_json"),
-        (ScriptedChat(extra={"odd": float("nan")}), "not_json"),
+        (ScriptedChatModel(script={ASK: ""}), "empty"),
+        (ScriptedChatModel(script={ASK: " \n"}), "empty"),
+        (ScriptedChatModel(tell={"finish_reason": "length"}), "truncated"),
+        (ScriptedChatModel(tell={"stop_reason": "max_tokens"}), "truncated"),
+        (ScriptedChatModel(tell={"finish_reason": "content_filter"}), "refusal"),
+        (ScriptedChatModel(tell={"finish_reason": "SAFETY"}), "refusal"),
+        (ScriptedChatModel(tell={"stop_reason": "refusal"}), "refusal"),
+        (ScriptedChatModel(tell={"status": "incomplete"}), "truncated"),
+        (ScriptedChatModel(tell={"finish_reason": "never_heard_of"}), "truncated"),
+        (ScriptedChatModel(tell={"finish_reason": "error"}), "error"),
+        (ScriptedChatModel(script={ASK: "I'm sorry, I cannot help with that."}), "refusal"),
+        (ScriptedChatModel(extra={"refusal": "I cannot."}), "refusal"),
+        (ScriptedChatModel(extra={"parsed": {"a": 1}}), "structured"),
+        (ScriptedChatModel(extra={"odd": {1, 2}}), "not_json"),
+        (ScriptedChatModel(extra={"odd": float("nan")}), "not_json"),
     ],
 )
 def test_unfit_answers_are_not_stored(cache, model, reason):
@@ -374,7 +374,7 @@ def test_unfit_answers_are_not_stored(cache, model, reason):
     ],
 )
 def test_finished_answers_are_stored(cache, told):
-    ScriptedChat(tell=told, cache=cache).invoke(ASK)
+    ScriptedChatModel(tell=told, cache=cache).invoke(ASK)
     assert cache.cache.stats.stored == 1
 
 
@@ -384,7 +384,7 @@ def weather(city: str) -> str:
     return f"{city} is dry."
 
 
-def ask_with_tools(model: ScriptedChat) -> tuple[AIMessage, AIMessage]:
+def ask_with_tools(model: ScriptedChatModel) -> tuple[AIMessage, AIMessage]:
     bound = model.bind_tools([weather])
     call = bound.invoke(ASK)
     result = ToolMessage("dry", tool_call_id=call.tool_calls[0]["id"])
@@ -393,7 +393,7 @@ def ask_with_tools(model: ScriptedChat) -> tuple[AIMessage, AIMessage]:
 
 def test_tools_are_left_alone(cache):
     """Trap 9: tool calls were replayed, and answers from one user's tools given to the next."""
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     ask_with_tools(model)
     ask_with_tools(model)
     assert len(model.asked) == 4
@@ -405,7 +405,7 @@ def test_tool_calls_on_request_have_fresh_ids():
     cache = SemanticCache(
         MemoryStore(), admission=CachePolicy(allow=frozenset({"tool_calls", "tool_derived"}))
     )
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     paid, answer = ask_with_tools(model)
     hit, same = ask_with_tools(model)
     assert len(model.asked) == 2
@@ -420,12 +420,12 @@ def look(question: str = "What animal is this in the picture?") -> HumanMessage:
 
 
 def test_pictures_are_for_who_allows_them(cache):
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     model.invoke([look()]), model.invoke([look()])
     assert len(model.asked) == 2
     assert cache.cache.stats.misses == {"modality": 2}
     open_ = SemanticCache(MemoryStore(), admission=CachePolicy(allow=frozenset({"modality"})))
-    model = ScriptedChat(cache=open_)
+    model = ScriptedChatModel(cache=open_)
     model.invoke([look()])
     assert marker(model.invoke([look()]))["hit"] == "exact"
     assert "costwise" not in model.invoke([look("Is it?")]).response_metadata
@@ -435,7 +435,7 @@ def test_pictures_are_for_who_allows_them(cache):
 def test_temperature_may_be_denied(temperature):
     policy = CachePolicy(deny=frozenset({"temperature"}))
     cache = SemanticCache(MemoryStore(), admission=policy)
-    model = ScriptedChat(cache=cache).bind(temperature=temperature)
+    model = ScriptedChatModel(cache=cache).bind(temperature=temperature)
     model.invoke(ASK), model.invoke(ASK)
     assert cache.cache.stats.stored == (0 if temperature else 1)
     assert cache.cache.stats.misses == ({"temperature": 2} if temperature else {"no_entry": 1})
@@ -453,7 +453,7 @@ def test_several_answers_are_kept_together_or_not_at_all(cache):
 
 
 def test_tenants_never_mix(cache):
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     with scoped(tenant="acme"):
         ours = model.invoke(ASK)
     with scoped(tenant="bolt"):
@@ -465,7 +465,7 @@ def test_tenants_never_mix(cache):
 
 async def test_a_chains_config_is_the_scope(cache):
     """Trap 9: config is no argument of a cache, but can be seen from inside a chain."""
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     chain = ChatPromptTemplate.from_messages([("human", "{question}")]) | model
 
     def ask(tenant: str) -> dict:
@@ -484,7 +484,7 @@ async def test_a_chains_config_is_the_scope(cache):
 
 def test_without_the_required_scope_nothing_is_looked_up():
     cache = SemanticCache(MemoryStore(), require=("tenant", "corpus"))
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     for _ in range(2):
         with scoped(tenant="acme"):
             model.invoke(ASK)
@@ -494,7 +494,7 @@ def test_without_the_required_scope_nothing_is_looked_up():
 
 
 def test_one_call_may_pass_by(cache):
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     model.invoke(ASK)
     with scoped(bypass=True):
         assert "costwise" not in model.invoke(ASK).response_metadata
@@ -504,13 +504,13 @@ def test_one_call_may_pass_by(cache):
 
 def test_models_do_not_share(everywhere, cache):
     everywhere(cache)
-    ScriptedChat(model_name="small").invoke(ASK)
-    other = ScriptedChat(model_name="large")
+    ScriptedChatModel(model_name="small").invoke(ASK)
+    other = ScriptedChatModel(model_name="large")
     assert "costwise" not in other.invoke(ASK).response_metadata
 
 
 def test_clear_takes_the_fields_of_a_selection(cache):
-    small, large = (ScriptedChat(model_name=name, cache=cache) for name in ("small", "large"))
+    small, large = (ScriptedChatModel(model_name=name, cache=cache) for name in ("small", "large"))
     for tenant in ("acme", "bolt"):
         with scoped(tenant=tenant):
             small.invoke(ASK), large.invoke(ASK)
@@ -546,7 +546,7 @@ class Counter(BaseRateLimiter):
 def test_hits_use_up_no_rate(cache):
     """Trap 10."""
     limiter = Counter()
-    model = ScriptedChat(cache=cache, rate_limiter=limiter)
+    model = ScriptedChatModel(cache=cache, rate_limiter=limiter)
     for _ in range(3):
         model.invoke(ASK)
     assert limiter.acquired == 1
@@ -554,7 +554,7 @@ def test_hits_use_up_no_rate(cache):
 
 def test_it_serves_all_models_at_once(everywhere, cache):
     everywhere(cache)
-    model = ScriptedChat()
+    model = ScriptedChatModel()
     model.invoke(ASK)
     assert marker(model.invoke(ASK))["hit"] == "exact"
 
@@ -562,7 +562,7 @@ def test_it_serves_all_models_at_once(everywhere, cache):
 def test_threads_and_tasks_share_one_cache(tmp_path):
     with SQLiteStore(tmp_path / "cache.db") as store:
         cache = SemanticCache(store, embedder=HashingEmbedder())
-        model = ScriptedChat(cache=cache)
+        model = ScriptedChatModel(cache=cache)
         questions = [f"What is the number {n}?" for n in range(20)]
         for question in questions:
             model.invoke(question)
@@ -579,7 +579,7 @@ def test_threads_and_tasks_share_one_cache(tmp_path):
 
 
 async def test_cancelling_a_call_leaves_the_cache_whole(cache):
-    model = ScriptedChat(cache=cache, latency=0.2)
+    model = ScriptedChatModel(cache=cache, latency=0.2)
     call = asyncio.create_task(model.ainvoke(ASK))
     await asyncio.sleep(0.05)
     call.cancel()
@@ -607,7 +607,7 @@ def test_wrong_arguments_are_told_at_once(make, message):
 
 @pytest.mark.parametrize("question", ["", "   ", "x" * 2_000_000, "\ud800 broken", "\x00", "[{"])
 def test_odd_questions_pass(cache, question):
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     model.invoke(question)
     assert model.invoke(question).text.startswith("This is answer")
 
@@ -615,7 +615,7 @@ def test_odd_questions_pass(cache, question):
 def test_the_peers_do_have_the_traps(everywhere):
     """What the tests above guard against is real: LangChain's own cache serves one id for ever."""
     everywhere(InMemoryCache())
-    model = ScriptedChat()
+    model = ScriptedChatModel()
     first, second = model.invoke(ASK), model.invoke(ASK)
     assert first.id == second.id
     assert second.usage_metadata["total_tokens"] > 0

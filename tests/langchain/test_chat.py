@@ -21,9 +21,9 @@ from pydantic import BaseModel, ValidationError
 
 from costwise_core import MemoryStore, scoped
 from costwise_core.cache.cacheable import CachePolicy
-from costwise_core.testing.fakes import HashingEmbedder
+from costwise_core.testing.fakes import BrokenStore, HashingEmbedder
 from langchain_costwise import CachedChatModel, SemanticCache
-from tests.langchain.fakes import BrokenStore, ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 
 ASK = "What is the capital of France?"
 LONG = "Paris is the capital of France,\n\nand has been for long."
@@ -50,7 +50,7 @@ class Tokens(BaseCallbackHandler):
 
 @pytest.fixture
 def paid():
-    return ScriptedChat(script={ASK: LONG})
+    return ScriptedChatModel(script={ASK: LONG})
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_hit_is_replayed_in_pieces(model, paid):
 
 def test_a_miss_is_passed_on_live(cache):
     """The second piece is made only when the first has been taken."""
-    paid = ScriptedChat(script={ASK: LONG}, fail_after=2)
+    paid = ScriptedChatModel(script={ASK: LONG}, fail_after=2)
     stream = CachedChatModel(model=paid, cache=cache).stream(ASK)
     assert next(stream).text == "Paris "
     assert next(stream).text == "is "
@@ -156,10 +156,10 @@ def test_a_miss_is_passed_on_live(cache):
 
 
 def test_broken_and_abandoned_streams_are_not_stored(cache):
-    broken = CachedChatModel(model=ScriptedChat(script={ASK: LONG}, fail_after=3), cache=cache)
+    broken = CachedChatModel(model=ScriptedChatModel(script={ASK: LONG}, fail_after=3), cache=cache)
     with pytest.raises(ConnectionError):
         list(broken.stream(ASK))
-    whole_model = CachedChatModel(model=ScriptedChat(script={ASK: LONG}), cache=cache)
+    whole_model = CachedChatModel(model=ScriptedChatModel(script={ASK: LONG}), cache=cache)
     stream = whole_model.stream(ASK)
     next(stream)
     stream.close()
@@ -183,7 +183,7 @@ async def test_cancelled_streams_are_not_stored(model, cache):
 
 
 def test_cut_streams_are_not_stored(cache):
-    model = CachedChatModel(model=ScriptedChat(tell={"finish_reason": "length"}), cache=cache)
+    model = CachedChatModel(model=ScriptedChatModel(tell={"finish_reason": "length"}), cache=cache)
     list(model.stream(ASK))
     assert cache.cache.stats.not_stored == {"truncated": 1}
 
@@ -247,7 +247,7 @@ def test_blocks_are_replayed_as_blocks(cache):
 
 @pytest.mark.parametrize("disable", [True, "tool_calling"])
 def test_a_model_that_must_not_stream_does_not(cache, disable):
-    paid = ScriptedChat(script={ASK: LONG}, disable_streaming=disable, fail_after=0)
+    paid = ScriptedChatModel(script={ASK: LONG}, disable_streaming=disable, fail_after=0)
     model = CachedChatModel(model=paid, cache=cache)
     if disable is True:
         assert [chunk.text for chunk in model.stream(ASK)] == [LONG]
@@ -279,7 +279,9 @@ async def test_each_call_is_one_run(model):
 
 def test_the_models_own_callbacks_run_once(cache):
     handler = Tokens()
-    model = CachedChatModel(model=ScriptedChat(callbacks=[handler], tags=["paid"]), cache=cache)
+    model = CachedChatModel(
+        model=ScriptedChatModel(callbacks=[handler], tags=["paid"]), cache=cache
+    )
     model.invoke(ASK)
     model.invoke(ASK)
     assert (handler.starts, handler.ends) == (2, 2)
@@ -297,14 +299,14 @@ def test_a_global_cache_gets_nothing_twice(model, everywhere):
 
 def test_it_shares_answers_with_the_bare_model(model, paid, cache):
     model.invoke(ASK)
-    bare = ScriptedChat(script={ASK: LONG}, cache=cache)
+    bare = ScriptedChatModel(script={ASK: LONG}, cache=cache)
     assert bare.invoke(ASK).response_metadata["costwise"]["hit"] == "exact"
 
 
 def test_different_models_do_not_share(cache):
     """Trap of 1.3: what a wrapper is called did not tell which model is inside."""
     small, large = (
-        CachedChatModel(model=ScriptedChat(model_name=name), cache=cache)
+        CachedChatModel(model=ScriptedChatModel(model_name=name), cache=cache)
         for name in ("small", "large")
     )
     small.invoke(ASK)
@@ -325,7 +327,7 @@ def test_paying_waits_its_turn_and_hits_do_not(cache):
     from tests.langchain.test_cache import Counter
 
     limiter = Counter()
-    model = CachedChatModel(model=ScriptedChat(rate_limiter=limiter), cache=cache)
+    model = CachedChatModel(model=ScriptedChatModel(rate_limiter=limiter), cache=cache)
     model.invoke(ASK), model.invoke(ASK), list(model.stream(ASK)), list(model.stream("Why?"))
     assert limiter.acquired == 2
 
@@ -333,13 +335,13 @@ def test_paying_waits_its_turn_and_hits_do_not(cache):
 def test_a_broken_cache_breaks_no_stream():
     """Trap 8."""
     cache = SemanticCache(BrokenStore())
-    model = CachedChatModel(model=ScriptedChat(script={ASK: LONG}), cache=cache)
+    model = CachedChatModel(model=ScriptedChatModel(script={ASK: LONG}), cache=cache)
     assert whole(model.stream(ASK)).text == model.invoke(ASK).text == LONG
     assert cache.cache.stats.errors == {"OSError": 4}
 
 
 def test_the_models_errors_are_its_own(cache):
-    class Failing(ScriptedChat):
+    class Failing(ScriptedChatModel):
         def _generate(self, *args, **kwargs):
             raise ConnectionError("down")
 
@@ -402,7 +404,7 @@ def test_a_wrong_scope_breaks_no_call(model, paid):
 def test_what_a_caller_says_reaches_neither_model_nor_trace(cache):
     seen = {}
 
-    class Looking(ScriptedChat):
+    class Looking(ScriptedChatModel):
         def _generate(self, messages, stop=None, run_manager=None, **kwargs):
             seen.update(kwargs)
             return super()._generate(messages, stop, run_manager, **kwargs)
@@ -468,7 +470,7 @@ def test_structured_output_stays_structured(paid, raw):
 
 
 def test_what_a_model_builds_around_itself_is_rebuilt_around_the_wrapper(cache):
-    class Piping(ScriptedChat):
+    class Piping(ScriptedChatModel):
         def bind_tools(self, tools, **kwargs):
             return self.model_copy(update={"model_name": "with-tools"}) | RunnableLambda(len_of)
 
@@ -496,7 +498,7 @@ def test_wrong_arguments_are_told_at_once(paid):
 
 
 def test_settings_of_the_model_are_taken_over():
-    paid = ScriptedChat(output_version="v1", metadata={"team": "a"}, disable_streaming=True)
+    paid = ScriptedChatModel(output_version="v1", metadata={"team": "a"}, disable_streaming=True)
     model = CachedChatModel(model=paid, cache=SemanticCache(MemoryStore()))
     assert (model.output_version, model.disable_streaming) == ("v1", True)
     assert model.metadata["team"] == "a"

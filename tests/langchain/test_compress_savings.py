@@ -22,8 +22,8 @@ from langchain_costwise import (
     RerankTrim,
     track,
 )
+from langchain_costwise.testing import ScriptedChatModel
 from tests.compressing import ASKED, PAGES, SAVED_ON, Broken, Sentences, saved, usd
-from tests.langchain.fakes import ScriptedChat
 
 
 def chain(*steps):
@@ -40,7 +40,7 @@ def chain(*steps):
             "question": RunnablePassthrough(),
         }
         | prompt
-        | ScriptedChat(model_name=SAVED_ON)
+        | ScriptedChatModel(model_name=SAVED_ON)
         | StrOutputParser()
     )
 
@@ -84,8 +84,10 @@ def test_a_context_sent_three_times_saves_three_times():
     with track() as bill:
         context = step.compress_documents([Document(page) for page in PAGES], "Tesla?")
         for _ in range(3):
-            ScriptedChat(model_name=SAVED_ON).invoke("\n".join(d.page_content for d in context))
-        ScriptedChat(model_name=SAVED_ON).invoke("Something else")
+            ScriptedChatModel(model_name=SAVED_ON).invoke(
+                "\n".join(d.page_content for d in context)
+            )
+        ScriptedChatModel(model_name=SAVED_ON).invoke("Something else")
     assert saved(bill) == usd(3 * step.stats.tokens_saved)
 
 
@@ -118,7 +120,7 @@ def test_outside_a_block_nothing_is_remembered():
     documents = [Document(page) for page in PAGES]
     kept = trim().compress_documents(copy.deepcopy(documents), "Tesla?")
     with track() as bill:
-        ScriptedChat(model_name=SAVED_ON).invoke("\n".join(d.page_content for d in kept))
+        ScriptedChatModel(model_name=SAVED_ON).invoke("\n".join(d.page_content for d in kept))
     assert saved(bill) == 0
 
 
@@ -130,7 +132,9 @@ async def test_a_tool_result_that_an_agent_reads_is_saved(how):
         return "We are glad you came. The notice period is 30 days. Bring your router back."
 
     middleware = CompressionMiddleware(Sentences(), tools=["search"])
-    agent = create_agent(ScriptedChat(model_name=SAVED_ON), tools=[search], middleware=[middleware])
+    agent = create_agent(
+        ScriptedChatModel(model_name=SAVED_ON), tools=[search], middleware=[middleware]
+    )
     asked = {"messages": [("user", "How long is the notice period?")]}
     with track() as bill:
         _ = agent.invoke(asked) if how == "invoke" else await agent.ainvoke(asked)

@@ -39,8 +39,8 @@ from langchain_costwise import (
     restore,
 )
 from langchain_costwise._documents import documents_of
+from langchain_costwise.testing import ScriptedChatModel
 from tests.compressing import ASKED, PAGES, Broken, Merges, Sentences, Waits
-from tests.langchain.fakes import ScriptedChat
 
 ASK = "How long is the notice period?"
 NOTICE = "We are glad you came. The notice period is 30 days. Bring your router back."
@@ -523,7 +523,7 @@ async def test_a_rag_app_sends_less_and_still_finds_the_answer(embedder, how):
     trim = RerankTrim(embeddings, top_k=2)
     extract = ExtractiveCompressor(embeddings, share=0.5, min_tokens=0)
     steps = {"trim": [trim], "extract": [extract], "both": [trim, extract]}[how]
-    model = ScriptedChat()
+    model = ScriptedChatModel()
     retriever = CompressionRetriever(
         base_retriever=store.as_retriever(search_kwargs={"k": 5}),
         base_compressor=CompressionPipeline(transformers=steps),

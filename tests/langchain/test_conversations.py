@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from costwise_core import FixedThreshold, MemoryStore
 from costwise_core.testing.fakes import HashingEmbedder
 from langchain_costwise import CachedChatModel, SemanticCache
-from tests.langchain.fakes import ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 
 ALONE = "Unrelated, but how do I reset my router password?"
 
@@ -35,7 +35,7 @@ def lax():
 
 
 def test_one_follow_up_in_two_conversations_is_two_questions(lax):
-    model = ScriptedChat(cache=lax)
+    model = ScriptedChatModel(cache=lax)
     model.invoke(FIBRE)
     assert not served(model.invoke(CABLE))
     assert served(model.invoke(FIBRE))
@@ -43,14 +43,14 @@ def test_one_follow_up_in_two_conversations_is_two_questions(lax):
 
 
 def test_a_conversation_in_other_words_is_the_same(lax):
-    model = ScriptedChat(cache=lax)
+    model = ScriptedChatModel(cache=lax)
     model.invoke(FIBRE)
     other = talk("Nimbus Fibre, cost?", "Nimbus Fibre costs 30 euros.", "And with television?")
     assert served(model.invoke(other))
 
 
 def test_a_question_that_stands_alone_is_looked_up_alone(lax):
-    model = ScriptedChat(cache=lax)
+    model = ScriptedChatModel(cache=lax)
     paid = model.invoke([SystemMessage("Be brief."), HumanMessage(ALONE)])
     hit = model.invoke([*FIBRE[:-1], HumanMessage(ALONE)])
     assert served(hit)
@@ -67,7 +67,7 @@ class Rewriter:
         return f"What does {name} cost with television?"
 
 
-class RewritingChat(ScriptedChat):
+class RewritingChat(ScriptedChatModel):
     """The same as a chat model."""
 
     def _answer(self, messages, kwargs):
@@ -78,7 +78,7 @@ class RewritingChat(ScriptedChat):
 @pytest.mark.parametrize("rewriter", [Rewriter(), RewritingChat()])
 async def test_a_rewriter_makes_follow_ups_stand_alone(rewriter):
     cache = SemanticCache(MemoryStore(), rewriter=rewriter)
-    model = ScriptedChat(cache=cache)
+    model = ScriptedChatModel(cache=cache)
     model.invoke(talk("What does Nimbus Fibre cost with television?"))
     assert served(model.invoke(FIBRE))
     assert served(await model.ainvoke(FIBRE))
@@ -100,7 +100,7 @@ async def test_a_rewriter_makes_follow_ups_stand_alone(rewriter):
     ids=["tools", "picture", "name", "system in between"],
 )
 def test_more_than_text_is_matched_exactly(lax, middle):
-    model = ScriptedChat(cache=lax)
+    model = ScriptedChatModel(cache=lax)
     question = HumanMessage(ALONE)
     model.invoke([HumanMessage("Hello."), *middle, question])
     assert not served(model.invoke([HumanMessage("Hello!!"), *middle, question]))
@@ -111,7 +111,7 @@ def test_more_than_text_is_matched_exactly(lax, middle):
 
 
 async def test_follow_ups_on_their_way_do_not_mix(lax):
-    class Slow(ScriptedChat):
+    class Slow(ScriptedChatModel):
         async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs):
             await asyncio.sleep(0.2)
             return self._generate(messages, stop, run_manager, **kwargs)
@@ -126,7 +126,7 @@ async def test_follow_ups_on_their_way_do_not_mix(lax):
 
 @pytest.mark.parametrize("question", ["Cancel my order 4711.", "What is my account balance?"])
 def test_some_questions_are_nobody_elses(lax, question):
-    model = ScriptedChat(cache=lax)
+    model = ScriptedChatModel(cache=lax)
     assert not any(served(model.invoke(question)) for _ in range(2))
     assert lax.cache.stats.stored == 0
     assert set(lax.cache.stats.misses) <= {"action", "personal"}

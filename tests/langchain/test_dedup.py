@@ -14,13 +14,13 @@ from costwise_core.cache.cacheable import CachePolicy
 from costwise_core.dedup import InFlight
 from costwise_core.testing.fakes import HashingEmbedder
 from langchain_costwise import CachedChatModel, CachedRetriever, SemanticCache, track
-from tests.langchain.fakes import ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 
 ASK = "What is the refund deadline?"
 LONG = "Thirty days after the parcel has arrived, and not a day later."
 
 
-class Slow(ScriptedChat):
+class Slow(ScriptedChatModel):
     """Answers after a pause, so that all the others have asked by then."""
 
     pause: float = 0.2
@@ -88,7 +88,7 @@ async def test_the_bill_has_one_paid_call(paid, near):
 
 
 def test_threads_pay_once(near):
-    paid = ScriptedChat(latency=0.5)
+    paid = ScriptedChatModel(latency=0.5)
     model = CachedChatModel(model=paid, cache=near)
     with ThreadPoolExecutor(20) as pool:
         got = list(pool.map(lambda _: model.invoke(ASK).text, range(20)))

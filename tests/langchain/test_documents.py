@@ -9,9 +9,9 @@ from pydantic import Field
 
 from costwise_core import Cache, MemoryStore, Scope, SQLiteStore, scoped
 from costwise_core.errors import StoreError
+from costwise_core.testing.fakes import BrokenStore
 from langchain_costwise import CachedRetriever, CacheInvalidator
 from langchain_costwise._documents import documents_of
-from tests.langchain.fakes import BrokenStore
 
 
 class Shelf(BaseRetriever):

@@ -31,7 +31,7 @@ from langchain_costwise import (
     SemanticCache,
     track,
 )
-from tests.langchain.fakes import ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 
 ASK = "What is the capital of France?"
 NAME = "gpt-4o-mini"
@@ -64,7 +64,7 @@ def words():
 
 @pytest.fixture
 def paid():
-    return ScriptedChat(model_name=NAME, script={ASK: "Paris is the capital."})
+    return ScriptedChatModel(model_name=NAME, script={ASK: "Paris is the capital."})
 
 
 def of(bill, operation):
@@ -183,7 +183,7 @@ def test_judges_rewriters_and_scorers_are_overhead(paid):
 # --- streams and hits -----------------------------------------------------------------------------
 
 
-class EarlyReporter(ScriptedChat):
+class EarlyReporter(ScriptedChatModel):
     """Reports the input with the first piece and the output with the last, as Anthropic does."""
 
     def _stream(self, messages, stop=None, run_manager=None, **kwargs):

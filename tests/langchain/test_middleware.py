@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from costwise_core import FixedThreshold, MemoryStore, scoped
 from costwise_core.cache.cacheable import CachePolicy
 from costwise_core.errors import ConfigError
-from costwise_core.testing.fakes import HashingEmbedder
+from costwise_core.testing.fakes import BrokenStore, HashingEmbedder
 from langchain_costwise import SemanticCache, SemanticCacheMiddleware, track
-from tests.langchain.fakes import BrokenStore, ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 
 ASK = "What is the capital of France?"
 STOCK = "How many chairs does the shop hold?"
@@ -32,7 +32,7 @@ def stock(item: str) -> str:
     return f"3 of {item}"
 
 
-class Clerk(ScriptedChat):
+class Clerk(ScriptedChatModel):
     """Counts the chairs with its tool, and answers anything else by itself."""
 
     def _answer(self, messages, kwargs):
@@ -200,7 +200,7 @@ class Capital(BaseModel):
     name: str
 
 
-class Structured(ScriptedChat):
+class Structured(ScriptedChatModel):
     def _answer(self, messages, kwargs):
         return super()._answer([HumanMessage("Paris")], kwargs)
 
@@ -230,7 +230,7 @@ async def test_streams_show_a_hit_once(cache):
 
 async def test_nobody_sees_the_rewriter_at_work():
     """LangGraph shows who streams an agent the tokens of every model inside it."""
-    rewriter = ScriptedChat()
+    rewriter = ScriptedChatModel()
     agent = make(Clerk(), SemanticCache(MemoryStore(), rewriter=rewriter))
     config = {"configurable": {"thread_id": "t"}}
     shown = ""

@@ -22,7 +22,7 @@ from langchain_costwise import (
     OutputLimit,
     track,
 )
-from tests.langchain.fakes import ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 from tests.llama_server import NAME, serve
 from tests.openai_server import Provider
 
@@ -187,7 +187,7 @@ def test_a_model_that_thinks_has_room_for_it_and_no_stop(server, client):
 
 
 def test_claude_gets_no_stop_of_blanks():
-    class Claude(ScriptedChat):
+    class Claude(ScriptedChatModel):
         stops: list[Any] = Field(default_factory=list)
 
         @property
@@ -205,7 +205,7 @@ def test_claude_gets_no_stop_of_blanks():
 
 
 def test_claude_has_room_for_the_thoughts_it_was_told_to_have():
-    class Claude(ScriptedChat):
+    class Claude(ScriptedChatModel):
         thinking: dict[str, Any] | None = None
         max_tokens: int = 9_000
 
@@ -224,7 +224,7 @@ def test_claude_has_room_for_the_thoughts_it_was_told_to_have():
 
 
 def test_an_answer_that_begins_with_its_stop_is_asked_for_without_it():
-    class Breaks(ScriptedChat):
+    class Breaks(ScriptedChatModel):
         def _generate(self, messages, stop=None, run_manager=None, **kwargs):
             text = "" if stop else "\nbilling"
             self.asked.append(text)
@@ -246,7 +246,7 @@ def test_an_answer_that_begins_with_its_stop_is_asked_for_without_it():
     ],
 )
 def test_every_providers_word_for_it_is_understood(ending):
-    class Capped(ScriptedChat):
+    class Capped(ScriptedChatModel):
         max_tokens: int = 100
 
     paid = Capped(tell=ending)
@@ -255,7 +255,7 @@ def test_every_providers_word_for_it_is_understood(ending):
 
 
 def test_a_model_without_a_cap_is_not_asked_for_the_same_again():
-    paid = ScriptedChat(tell={"finish_reason": "length"})
+    paid = ScriptedChatModel(tell={"finish_reason": "length"})
     assert told(OutputLimit(model=paid, task=SHORT).invoke(ASK))["calls"] == 1
     assert len(paid.asked) == 1
 
@@ -307,7 +307,7 @@ class _Limited:
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": ScriptedChat(), "task": ANSWER}
+        return {"model": ScriptedChatModel(), "task": ANSWER}
 
 
 class TestUnit(_Limited, ChatModelUnitTests): ...

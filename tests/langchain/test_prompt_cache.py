@@ -12,8 +12,8 @@ from pydantic import Field
 from costwise_core import MemoryLedger, prompt_cache_use, scoped
 from langchain_costwise import PromptCachedChatModel, track
 from langchain_costwise.prompt_cache import marked
+from langchain_costwise.testing import ScriptedChatModel
 from tests.anthropic_server import Claude
-from tests.langchain.fakes import ScriptedChat
 from tests.openai_server import Provider
 
 MODEL = "claude-sonnet-5"
@@ -21,7 +21,7 @@ RULES = "Cite the page of every figure you use. " * 200
 MARK = {"type": "ephemeral", "ttl": "5m"}
 
 
-class FakeClaude(ScriptedChat):
+class FakeClaude(ScriptedChatModel):
     """Says that it is Claude, and keeps what reached it."""
 
     model_name: str = MODEL

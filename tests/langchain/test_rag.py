@@ -16,7 +16,7 @@ from langchain_costwise import (
     scoped,
     track,
 )
-from tests.langchain.fakes import ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 
 FACTS = {
     "How do I reset my password?": "To reset a password, press 'Forgotten' on the login page.",
@@ -35,7 +35,7 @@ STREAM = [
 ]
 
 
-class Answering(ScriptedChat):
+class Answering(ScriptedChatModel):
     """Answers with the first line of the context, as a good model would."""
 
     def _answer(self, messages, kwargs):

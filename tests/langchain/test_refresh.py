@@ -9,7 +9,7 @@ import pytest
 from costwise_core import Cache, MemoryLedger, MemoryStore
 from costwise_core.testing.fakes import FakeClock, HashingEmbedder
 from langchain_costwise import CachedChatModel, CachedRetriever, SemanticCache, track
-from tests.langchain.fakes import ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 from tests.langchain.test_dedup import reworded
 from tests.langchain.test_documents import Shelf, law, texts
 
@@ -55,7 +55,7 @@ SYNC = {
 
 @pytest.mark.parametrize("ask", SYNC.values(), ids=SYNC)
 def test_a_thread_renews_what_is_served(aging, clock, ask):
-    paid, ledger = ScriptedChat(), MemoryLedger()
+    paid, ledger = ScriptedChatModel(), MemoryLedger()
     model = CachedChatModel(model=paid, cache=SemanticCache(aging))
     with track(ledger=ledger):
         first = ask(model)
@@ -81,7 +81,7 @@ ASYNC = {
 
 @pytest.mark.parametrize("ask", ASYNC.values(), ids=ASYNC)
 async def test_a_task_renews_what_is_served(aging, clock, ask):
-    paid, ledger = ScriptedChat(), MemoryLedger()
+    paid, ledger = ScriptedChatModel(), MemoryLedger()
     model = CachedChatModel(model=paid, cache=SemanticCache(aging))
     with track(ledger=ledger):
         await ask(model)
@@ -96,14 +96,14 @@ async def test_a_task_renews_what_is_served(aging, clock, ask):
 
 
 def test_the_answer_says_that_it_is_past_its_time(aging, clock):
-    model = CachedChatModel(model=ScriptedChat(), cache=SemanticCache(aging))
+    model = CachedChatModel(model=ScriptedChatModel(), cache=SemanticCache(aging))
     model.invoke(ASK)
     clock.advance(101)
     assert "being refreshed" in model.invoke(ASK).response_metadata["costwise"]["why"]
 
 
 def test_where_nothing_can_be_renewed_it_is_a_miss(aging, clock):
-    paid = ScriptedChat(cache=SemanticCache(aging))
+    paid = ScriptedChatModel(cache=SemanticCache(aging))
     paid.invoke(ASK)
     clock.advance(101)
     assert paid.invoke(ASK).text == "This is answer 2."
@@ -125,7 +125,7 @@ async def test_a_retriever_renews_what_it_serves(aging, clock, sync):
 
 @pytest.mark.parametrize("ask", [lambda n: ASK, reworded], ids=["identical", "reworded"])
 async def test_a_hundred_calls_pay_once_as_the_cache_comes(ask):
-    class Slow(ScriptedChat):
+    class Slow(ScriptedChatModel):
         async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs):
             await asyncio.sleep(0.2)
             return self._generate(messages, stop, run_manager, **kwargs)
@@ -139,7 +139,7 @@ async def test_a_hundred_calls_pay_once_as_the_cache_comes(ask):
 
 @pytest.mark.parametrize("ask", [lambda n: ASK, reworded], ids=["identical", "reworded"])
 def test_a_hundred_threads_pay_once_as_the_cache_comes(ask):
-    paid = ScriptedChat(latency=1.0)
+    paid = ScriptedChatModel(latency=1.0)
     cache = SemanticCache(MemoryStore(), embedder=HashingEmbedder(256))
     model = CachedChatModel(model=paid, cache=cache)
     with ThreadPoolExecutor(100) as pool:

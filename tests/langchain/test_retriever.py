@@ -11,9 +11,8 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import Field, PrivateAttr, ValidationError
 
 from costwise_core import Cache, FixedThreshold, MemoryStore, Selection, SQLiteStore, scoped
-from costwise_core.testing.fakes import HashingEmbedder
+from costwise_core.testing.fakes import BrokenStore, HashingEmbedder
 from langchain_costwise import CachedRetriever
-from tests.langchain.fakes import BrokenStore
 
 ASK = "Where is Oslo?"
 FOUND = [

@@ -14,7 +14,7 @@ from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from costwise_core import Decision, Judgement, Route
 from costwise_core.errors import ConfigError
 from langchain_costwise import decision_model, route_chains, track
-from tests.langchain.fakes import ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 
 
 class Long:
@@ -38,7 +38,7 @@ class Weak:
 
 def chain(name: str, **settings: Any) -> Any:
     prompt = ChatPromptTemplate.from_messages([("human", "{question}")])
-    return prompt | ScriptedChat(model_name=name, **settings) | StrOutputParser()
+    return prompt | ScriptedChatModel(model_name=name, **settings) | StrOutputParser()
 
 
 EASY, HARD = {"question": "What is RAG?"}, {"question": "Why would anybody prefer a cascade?"}

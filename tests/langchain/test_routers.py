@@ -33,7 +33,7 @@ from langchain_costwise import (
     SemanticCache,
     track,
 )
-from tests.langchain.fakes import ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 from tests.openai_server import Provider
 
 ChatOpenAI = pytest.importorskip("langchain_openai").ChatOpenAI
@@ -773,8 +773,8 @@ async def test_a_router_that_fails_takes_the_dearest(two):
 
 
 def test_the_models_own_are_left_as_they_are(two):
-    scripted = ScriptedChat()
-    model = CostRouter(models={"one": scripted, "two": ScriptedChat()})
+    scripted = ScriptedChatModel()
+    model = CostRouter(models={"one": scripted, "two": ScriptedChatModel()})
     question = [HumanMessage("Hi"), AIMessage("Hello", id="1"), HumanMessage("And?")]
     before = [message.model_copy(deep=True) for message in question]
     model.invoke(question)

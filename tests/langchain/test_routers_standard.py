@@ -7,7 +7,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 from costwise_core import Judgement
 from langchain_costwise import Cascade, CostRouter, Fallback
-from tests.langchain.fakes import ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 
 
 class Never:
@@ -28,15 +28,15 @@ class Always:
         return Judgement(score=1.0, why="good enough")
 
 
-class Down(ScriptedChat):
+class Down(ScriptedChatModel):
     """Is overloaded."""
 
     def _answer(self, *_: Any) -> Any:
         raise TimeoutError
 
 
-def pair(cheap: type[ScriptedChat] = ScriptedChat) -> dict[str, Any]:
-    return {"small": cheap(), "large": ScriptedChat(model_name="scripted-9")}
+def pair(cheap: type[ScriptedChatModel] = ScriptedChatModel) -> dict[str, Any]:
+    return {"small": cheap(), "large": ScriptedChatModel(model_name="scripted-9")}
 
 
 class _Chat:

@@ -19,7 +19,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
 from costwise_core import Cache, MemoryStore, SQLiteStore
 from costwise_core.cache.cacheable import CachePolicy
 from langchain_costwise import CachedChatModel, CachedEmbeddings, CachedRetriever, SemanticCache
-from tests.langchain.fakes import ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 
 EVERYTHING = CachePolicy(
     allow=frozenset(
@@ -65,13 +65,13 @@ class _Chat:
 class TestChatModelUnit(_Chat, ChatModelUnitTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": ScriptedChat(), "cache": SemanticCache(MemoryStore())}
+        return {"model": ScriptedChatModel(), "cache": SemanticCache(MemoryStore())}
 
 
 class TestChatModelCold(_Chat, ChatModelIntegrationTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": ScriptedChat(), "cache": SemanticCache(MemoryStore())}
+        return {"model": ScriptedChatModel(), "cache": SemanticCache(MemoryStore())}
 
 
 class TestChatModelWarm(_Chat, ChatModelIntegrationTests):
@@ -81,7 +81,7 @@ class TestChatModelWarm(_Chat, ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": ScriptedChat(), "cache": self.shared}
+        return {"model": ScriptedChatModel(), "cache": self.shared}
 
     @pytest.fixture(autouse=True)
     def asked_before(self, request, model):
@@ -95,7 +95,7 @@ class TestChatModelWarm(_Chat, ChatModelIntegrationTests):
 class TestChatModelWithoutCache(_Chat, ChatModelIntegrationTests):
     """The fake itself keeps LangChain's contract, so what fails above is ours."""
 
-    chat_model_class = ScriptedChat
+    chat_model_class = ScriptedChatModel
     chat_model_params: dict[str, Any] = {}  # noqa: RUF012
 
 

@@ -15,8 +15,8 @@ from langgraph.types import Command
 from costwise_core import scoped
 from costwise_core.errors import ConfigError
 from langchain_costwise import CompressionMiddleware, ExtractiveCompressor, RerankTrim
+from langchain_costwise.testing import ScriptedChatModel
 from tests.compressing import ASKED, PAGES, Broken, Sentences, Waits
-from tests.langchain.fakes import ScriptedChat
 
 ASK = "How long is the notice period?"
 PAGE = "We are glad you came. The notice period is 30 days. Bring your router back."
@@ -92,7 +92,7 @@ def ask(request):
     """Run an agent with one tool and return what the tool's message became."""
 
     async def ask(one_tool, middleware, question=ASK):
-        agent = create_agent(ScriptedChat(), tools=[one_tool], middleware=[middleware])
+        agent = create_agent(ScriptedChatModel(), tools=[one_tool], middleware=[middleware])
         said = {"messages": [HumanMessage(question)]}
         run = agent.invoke(said) if request.param == "invoke" else await agent.ainvoke(said)
         [message] = [one for one in run["messages"] if isinstance(one, ToolMessage)]
@@ -131,7 +131,7 @@ async def test_sentences_are_extracted_from_a_long_result(ask):
 
 
 async def test_the_words_of_the_call_count(ask):
-    class Chat(ScriptedChat):
+    class Chat(ScriptedChatModel):
         def _answer(self, messages, kwargs):
             message = super()._answer(messages, kwargs)
             for call in message.tool_calls:
@@ -205,7 +205,7 @@ async def test_a_broken_compressor_breaks_no_tool(ask):
 
 async def test_async_is_native_where_the_compressor_is():
     middleware = CompressionMiddleware(waits := Waits(), tools=["search"])
-    agent = create_agent(ScriptedChat(), tools=[search], middleware=[middleware])
+    agent = create_agent(ScriptedChatModel(), tools=[search], middleware=[middleware])
     await agent.ainvoke({"messages": [HumanMessage(ASK)]})
     assert waits.awaited == 1
 

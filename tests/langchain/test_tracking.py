@@ -15,7 +15,7 @@ from langchain_core.runnables.config import ContextThreadPoolExecutor
 
 from costwise_core import MemoryStore, scoped
 from langchain_costwise import CachedChatModel, SemanticCache, track
-from tests.langchain.fakes import ScriptedChat
+from langchain_costwise.testing import ScriptedChatModel
 
 ASK = "What is the capital of France?"
 NAME = "gpt-4o-mini"
@@ -23,7 +23,7 @@ NAME = "gpt-4o-mini"
 
 @pytest.fixture
 def paid():
-    return ScriptedChat(model_name=NAME, script={ASK: "Paris is the capital."})
+    return ScriptedChatModel(model_name=NAME, script={ASK: "Paris is the capital."})
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")

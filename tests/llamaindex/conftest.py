@@ -4,7 +4,7 @@ import pytest
 
 from costwise_core import Cache, FixedThreshold, MemoryStore
 from llamaindex_costwise import CachedLLM, LlamaIndexEmbedder
-from tests.llamaindex.fakes import FakeLLM, WordEmbedding
+from llamaindex_costwise.testing import ScriptedLLM, WordEmbedding
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def cache():
 
 @pytest.fixture
 def inner():
-    return FakeLLM()
+    return ScriptedLLM()
 
 
 @pytest.fixture

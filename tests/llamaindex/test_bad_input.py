@@ -13,7 +13,7 @@ from llama_index.core.schema import TextNode
 
 from costwise_core import Cache, MemoryStore, SQLiteStore
 from llamaindex_costwise import CachedLLM, CachedQueryEngine, LlamaIndexEmbedder
-from tests.llamaindex.fakes import FakeLLM, WordEmbedding
+from llamaindex_costwise.testing import ScriptedLLM, WordEmbedding
 
 ASKED = "What is the moon?"
 QA = PromptTemplate("Context: {context_str}\n{query_str}")
@@ -45,7 +45,7 @@ async def everything(llm, question):
 @pytest.mark.parametrize("on_disk", [False, True], ids=["memory", "sqlite"])
 async def test_any_question_is_answered(tmp_path, cache, question, on_disk):
     store = SQLiteStore(tmp_path / "cache.db") if on_disk else MemoryStore()
-    llm = CachedLLM(llm=FakeLLM(is_chat=False), cache=Cache(store, embedder=cache.embedder))
+    llm = CachedLLM(llm=ScriptedLLM(is_chat=False), cache=Cache(store, embedder=cache.embedder))
     assert await everything(llm, question) == 4
     assert llm.predict(QA, query_str=question, context_str="x")
     assert "".join(llm.stream(QA, query_str=question, context_str=question))
@@ -57,9 +57,9 @@ async def test_any_question_is_answered(tmp_path, cache, question, on_disk):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.text(alphabet=st.characters()), st.text(alphabet=st.characters()))
 def test_any_question_and_context(question, context):
-    inner = FakeLLM(is_chat=False)
+    inner = ScriptedLLM(is_chat=False)
     llm = CachedLLM(llm=inner, cache=Cache(MemoryStore()))
-    plain = FakeLLM(is_chat=False).predict(QA, query_str=question, context_str=context)
+    plain = ScriptedLLM(is_chat=False).predict(QA, query_str=question, context_str=context)
     assert llm.predict(QA, query_str=question, context_str=context) == plain
     assert llm.predict(QA, query_str=question, context_str=context) == plain
     assert inner.calls == 1
@@ -124,7 +124,7 @@ BROKEN = {
 @pytest.mark.parametrize("make", BROKEN.values(), ids=BROKEN)
 async def test_a_broken_cache_is_counted_and_passed_over(make):
     cache = make()
-    llm = CachedLLM(llm=FakeLLM(), cache=cache)
+    llm = CachedLLM(llm=ScriptedLLM(), cache=cache)
     for question in (ASKED, "What is the sun?"):
         assert await everything(llm, question) == 4
         assert llm.chat([ChatMessage(content=question)]).message.content
@@ -132,7 +132,7 @@ async def test_a_broken_cache_is_counted_and_passed_over(make):
         assert await llm.apredict(QA, query_str=question, context_str="x")
     index = VectorStoreIndex([TextNode(text="Round.")], embed_model=WordEmbedding())
     for streaming in (False, True):
-        plain = index.as_query_engine(llm=FakeLLM(), streaming=streaming)
+        plain = index.as_query_engine(llm=ScriptedLLM(), streaming=streaming)
         engine = CachedQueryEngine(plain, cache=cache, corpus="v1")
         assert str(engine.query(ASKED))
         response = await engine.aquery(ASKED)
@@ -145,14 +145,14 @@ def test_a_file_that_is_no_cache_is_passed_over_and_left_alone(tmp_path):
     path = tmp_path / "thesis.db"
     path.write_bytes(b"ten years of work" * 1000)
     cache = Cache(SQLiteStore(path))
-    llm = CachedLLM(llm=FakeLLM(), cache=cache)
+    llm = CachedLLM(llm=ScriptedLLM(), cache=cache)
     assert llm.complete(ASKED).text == llm.complete(ASKED).text
     assert sum(cache.stats.errors.values()) > 0
     assert path.read_bytes() == b"ten years of work" * 1000
 
 
 def test_a_model_whose_settings_cannot_be_told_apart_passes_by(cache):
-    class Odd(FakeLLM):
+    class Odd(ScriptedLLM):
         strange: object = None
 
     for inner in (Odd(strange=object()), Odd(strange=object())):
@@ -163,7 +163,7 @@ def test_a_model_whose_settings_cannot_be_told_apart_passes_by(cache):
 
 
 def test_metadata_that_fails_is_passed_over(cache):
-    class Odd(FakeLLM):
+    class Odd(ScriptedLLM):
         @property
         def metadata(self):
             raise RuntimeError
@@ -252,7 +252,7 @@ def damage(path, change):
 @pytest.mark.parametrize("change", DAMAGE.values(), ids=DAMAGE)
 async def test_damaged_rows_are_counted_misses_and_written_again(tmp_path, change):
     path = tmp_path / "cache.db"
-    inner = FakeLLM()
+    inner = ScriptedLLM()
     index = VectorStoreIndex([TextNode(text="Round.")], embed_model=WordEmbedding())
 
     def ask(cache):
@@ -276,7 +276,7 @@ async def test_damaged_rows_are_counted_misses_and_written_again(tmp_path, chang
 
 
 def test_answers_of_one_kind_are_not_served_as_another(cache):
-    inner = FakeLLM()
+    inner = ScriptedLLM()
     llm = CachedLLM(llm=inner, cache=cache)
     llm.complete(ASKED)
     llm.chat([ChatMessage(ASKED)])

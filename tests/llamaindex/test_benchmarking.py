@@ -7,7 +7,7 @@ import pytest
 
 from costwise_core import BenchPrompt, benchmark_models
 from llamaindex_costwise import LLMAsker
-from tests.llamaindex.fakes import FakeLLM
+from llamaindex_costwise.testing import ScriptedLLM
 from tests.openai_server import Provider
 
 openai_like = pytest.importorskip("llama_index.llms.openai_like")
@@ -42,7 +42,7 @@ def test_an_answer_that_was_cut_off_says_so(server):
 
 
 def test_an_llm_that_does_not_chat_completes():
-    llm = FakeLLM(is_chat=False)
+    llm = ScriptedLLM(is_chat=False)
     said = LLMAsker(llm).ask("Which city?")
     assert [kind for kind, *_ in llm._calls] == ["complete"]
     assert said.usage is not None

@@ -33,7 +33,8 @@ from llamaindex_costwise import (
     CachedLLM,
     track,
 )
-from tests.llamaindex.fakes import FakeLLM, deprecations, seven
+from llamaindex_costwise.testing import ScriptedLLM
+from tests.llamaindex.fakes import deprecations, seven
 from tests.openai_server import Provider
 
 openai = pytest.importorskip("llama_index.llms.openai")
@@ -224,7 +225,7 @@ async def test_the_clients_own_json_mode_is_kept_and_paid(server, budgeted, mode
     assert balance(llm.budgets, LOTS) == (3 * 19, 0)
 
 
-class Aside(FakeLLM):
+class Aside(ScriptedLLM):
     """Asks for structured output past its own `chat`, as some clients do."""
 
     asides: int = 0
@@ -312,7 +313,7 @@ def test_a_bounded_copy_follows_the_llm_and_keeps_its_client(server, budgeted):
 
 
 def test_the_prompt_is_counted_with_its_tools_pictures_and_thoughts(budgeted):
-    llm = budgeted(LOTS, llm=FakeLLM(), max_output_tokens=100)
+    llm = budgeted(LOTS, llm=ScriptedLLM(), max_output_tokens=100)
     seen = []
     llm.budgets._seen = lambda budget, key, now: seen.append(now.held)
     picture = ImageBlock(image=b"\x89PNG", image_mimetype="image/png")
@@ -385,7 +386,7 @@ async def test_tool_calls_without_report_are_counted(server, budgeted):
 def test_a_report_in_two_pieces_is_one(budgeted):
     """The prompt with the first event and the answer with the last, as Anthropic does."""
 
-    class TwoParts(FakeLLM):
+    class TwoParts(ScriptedLLM):
         def stream_chat(self, messages: Any, **kwargs: Any) -> Any:
             for delta, usage in (
                 ("Paris", {"input_tokens": 900, "output_tokens": 1}),
@@ -445,7 +446,7 @@ async def test_an_abandoned_stream_is_booked_as_far_as_it_came(server, budgeted)
 
 
 async def test_a_stream_that_nobody_reads_holds_nothing_for_long(budgeted):
-    llm = budgeted(TEN, llm=FakeLLM())
+    llm = budgeted(TEN, llm=ScriptedLLM())
     llm.stream_chat(ASKED)
     await llm.astream_chat(ASKED)
     gc.collect()
@@ -454,7 +455,7 @@ async def test_a_stream_that_nobody_reads_holds_nothing_for_long(budgeted):
 
 
 async def test_a_cancelled_call_is_booked_with_its_prompt(budgeted):
-    class Slow(FakeLLM):
+    class Slow(ScriptedLLM):
         async def achat(self, messages: Any, **kwargs: Any) -> Any:
             await asyncio.sleep(5)
 
@@ -503,7 +504,7 @@ def test_a_cut_stream_is_not_cached(server, budgeted):
 
 
 def test_who_thinks_holds_the_whole_answer(budgeted):
-    llm = budgeted(Budget(limit=1_000, unit="tokens"), llm=FakeLLM(model="o3-mini"))
+    llm = budgeted(Budget(limit=1_000, unit="tokens"), llm=ScriptedLLM(model="o3-mini"))
     with pytest.raises(BudgetExceededError):
         llm.stream_chat(ASKED)
     list(llm.stream_chat(ASKED, max_tokens=100))
@@ -526,7 +527,7 @@ def test_downgraded_to_the_cheaper_llm_at_its_price(server, budgeted):
 
 def test_tools_are_not_handed_to_another_class(server, budgeted):
     budget = Budget(limit=0, unit="calls", tags={"model": "gpt-4o-mini"}, on_exceed="downgrade")
-    llm = budgeted(budget, cheaper=FakeLLM(model="other"))
+    llm = budgeted(budget, cheaper=ScriptedLLM(model="other"))
     assert llm.chat(ASKED).message.content.startswith("Answer number")
     with pytest.raises(BudgetExceededError):
         llm.chat_with_tools([TOOL], ASK)
@@ -569,7 +570,7 @@ async def test_queued(server, budgeted):
 @pytest.mark.parametrize("way", ["chat", "achat"])
 async def test_waits_for_what_others_give_back(budgeted, way):
     room = Budget(limit=100, unit="tokens", on_exceed="queue")
-    llm = budgeted(room, llm=FakeLLM(), max_output_tokens=50, wait=30.0)
+    llm = budgeted(room, llm=ScriptedLLM(), max_output_tokens=50, wait=30.0)
     other = llm.budgets.reserve("gpt-4o-mini", input_tokens=90)
     asyncio.get_running_loop().call_later(0.1, other.release)
     if way == "chat":
@@ -577,7 +578,7 @@ async def test_waits_for_what_others_give_back(budgeted, way):
     else:
         answer = await llm.achat(ASKED)
     assert answer.message.content
-    impatient = budgeted(guard=llm.budgets, llm=FakeLLM(), wait=0.05)
+    impatient = budgeted(guard=llm.budgets, llm=ScriptedLLM(), wait=0.05)
     with pytest.raises(BudgetExceededError):
         await impatient.achat(ASKED)
 
@@ -634,7 +635,7 @@ async def test_tags_come_from_track_and_scope(server, budgeted):
 
 def test_a_loop_is_stopped(budgeted):
     llm = budgeted(
-        Budget(limit=3, unit="calls", window="minute", tags={"prompt": "*"}), llm=FakeLLM()
+        Budget(limit=3, unit="calls", window="minute", tags={"prompt": "*"}), llm=ScriptedLLM()
     )
     for _ in range(3):
         llm.chat(ASKED)
@@ -675,7 +676,7 @@ class Flaky(MemoryBudgets):
 
 async def test_a_store_that_goes_away_costs_no_answer(budgeted):
     store = Flaky()
-    llm = budgeted(guard=Budgets(TEN, store=store), llm=FakeLLM())
+    llm = budgeted(guard=Budgets(TEN, store=store), llm=ScriptedLLM())
     stream = await llm.astream_chat(ASKED)
     store.gone = True
     assert "".join([piece.delta or "" async for piece in stream]).startswith("Answer")
@@ -695,7 +696,7 @@ def test_an_answer_that_cannot_be_parsed_was_paid_all_the_same(server, budgeted)
 
 
 def test_an_unknown_price_is_refused(budgeted):
-    llm = budgeted(Budget(limit=1), llm=FakeLLM(model="nobody-knows-it"))
+    llm = budgeted(Budget(limit=1), llm=ScriptedLLM(model="nobody-knows-it"))
     with pytest.raises(UnknownModelError):
         llm.chat(ASKED)
     assert llm.llm.calls == 0
@@ -744,6 +745,6 @@ def test_is_the_llm_it_wraps(server, budgeted):
 
 def test_what_is_wrong_is_refused_where_it_is_given(budgeted):
     with pytest.raises(ValueError, match="max_output_tokens"):
-        budgeted(TEN, llm=FakeLLM(), max_output_tokens=0)
+        budgeted(TEN, llm=ScriptedLLM(), max_output_tokens=0)
     with pytest.raises(ConfigError, match="structured"):
-        budgeted(TEN, llm=FakeLLM().as_structured_llm(Number))
+        budgeted(TEN, llm=ScriptedLLM().as_structured_llm(Number))

@@ -15,8 +15,9 @@ from llamaindex_costwise import (
     compressed_tool,
     track,
 )
+from llamaindex_costwise.testing import ScriptedLLM, WordEmbedding
 from tests.compressing import ASKED, PAGES, SAVED_ON, Broken, Sentences, saved, usd
-from tests.llamaindex.fakes import FakeLLM, WordEmbedding, deprecations
+from tests.llamaindex.fakes import deprecations
 
 
 def index():
@@ -26,7 +27,7 @@ def index():
 
 def engine(*steps):
     return index().as_query_engine(
-        llm=FakeLLM(model=SAVED_ON),
+        llm=ScriptedLLM(model=SAVED_ON),
         similarity_top_k=len(PAGES),
         node_postprocessors=list(steps),
         text_qa_template=PromptTemplate("{context_str}\nQ: {query_str}"),
@@ -58,7 +59,7 @@ async def test_a_chat_engine_saves_too():
     step = trim()
     chat = index().as_chat_engine(
         chat_mode=ChatMode.CONTEXT,
-        llm=FakeLLM(model=SAVED_ON),
+        llm=ScriptedLLM(model=SAVED_ON),
         similarity_top_k=len(PAGES),
         node_postprocessors=[step],
         memory=ChatMemoryBuffer.from_defaults(token_limit=4000),
@@ -93,7 +94,7 @@ async def test_a_tool_output_that_an_agent_reads_is_saved():
 
     compressor = CostwiseCompressor(Sentences())
     one_tool = compressed_tool(FunctionTool.from_defaults(search), compressor)
-    agent = FunctionAgent(tools=[one_tool], llm=FakeLLM(model=SAVED_ON), streaming=False)
+    agent = FunctionAgent(tools=[one_tool], llm=ScriptedLLM(model=SAVED_ON), streaming=False)
     with track() as bill:
         await agent.run("How many days?")
     assert compressor.stats.tokens_saved > 0

@@ -11,7 +11,8 @@ from llama_index.core.tools import FunctionTool
 from costwise_core import Cache, FixedThreshold, MemoryStore, scoped
 from costwise_core.cache.cacheable import CachePolicy
 from llamaindex_costwise import CachedLLM
-from tests.llamaindex.fakes import FakeLLM, deprecations, seven
+from llamaindex_costwise.testing import ScriptedLLM
+from tests.llamaindex.fakes import deprecations, seven
 
 ALONE = "What is the capital of France?"
 LEANS = "And how much does it cost?"
@@ -69,7 +70,7 @@ async def test_a_follow_up_is_shared_only_where_the_conversations_agree(llm, inn
 
 @pytest.mark.parametrize("how", WAYS)
 async def test_system_prompt_and_context_stay_in_the_scope(cache, how):
-    inner = FakeLLM()
+    inner = ScriptedLLM()
     llm = CachedLLM(llm=inner, cache=cache)
     await ask(llm, how, FIBRE, ALONE)
     if how == "predict":
@@ -175,7 +176,7 @@ def test_a_chat_engine_shares_what_stands_alone(llm, inner):
 )
 def test_what_the_policy_keeps_out_is_counted(question, reply, missed, kept_out):
     cache = Cache(MemoryStore())
-    inner = FakeLLM(reply=reply)
+    inner = ScriptedLLM(reply=reply)
     llm = CachedLLM(llm=inner, cache=cache)
     for _ in range(2):
         llm.chat([user(question)])
@@ -186,7 +187,7 @@ def test_what_the_policy_keeps_out_is_counted(question, reply, missed, kept_out)
 
 def test_temperature_counts_where_the_policy_says_so():
     cache = Cache(MemoryStore(), admission=CachePolicy(deny=frozenset({"temperature"})))
-    warm, cold = FakeLLM(temperature=0.7), FakeLLM()
+    warm, cold = ScriptedLLM(temperature=0.7), ScriptedLLM()
     for inner in (warm, warm, cold, cold):
         CachedLLM(llm=inner, cache=cache).chat([user(ALONE)])
     assert (warm.calls, cold.calls) == (2, 1)
@@ -196,7 +197,7 @@ def test_temperature_counts_where_the_policy_says_so():
 
 def test_structured_output_by_opt_in():
     cache = Cache(MemoryStore(), admission=CachePolicy(allow=frozenset({"structured"})))
-    inner = FakeLLM()
+    inner = ScriptedLLM()
     for form in ("json_object", "json_object", "json_schema"):
         CachedLLM(llm=inner, cache=cache).chat([user(ALONE)], response_format={"type": form})
     assert inner.calls == 2

@@ -12,13 +12,13 @@ from llama_index.core.schema import TextNode
 from costwise_core import Cache, FixedThreshold, MemoryStore, scoped
 from llamaindex_costwise import CachedLLM, CachedQueryEngine
 from llamaindex_costwise.embedding import LlamaIndexEmbedder
-from tests.llamaindex.fakes import FakeLLM, WordEmbedding
+from llamaindex_costwise.testing import ScriptedLLM, WordEmbedding
 
 ASKED = "What is the refund deadline?"
 QA = PromptTemplate("Context: {context_str}\nQuestion: {query_str}\nAnswer:")
 
 
-class SlowLLM(FakeLLM):
+class SlowLLM(ScriptedLLM):
     """Answers after a pause, so that all the others have asked by then."""
 
     pause: float = 0.2
@@ -26,12 +26,12 @@ class SlowLLM(FakeLLM):
     @llm_chat_callback()
     async def achat(self, messages, **kwargs):
         await asyncio.sleep(self.pause)
-        return await FakeLLM.achat.__wrapped__(self, messages, **kwargs)
+        return await ScriptedLLM.achat.__wrapped__(self, messages, **kwargs)
 
     @llm_completion_callback()
     async def acomplete(self, prompt, formatted=False, **kwargs):
         await asyncio.sleep(self.pause)
-        return await FakeLLM.acomplete.__wrapped__(self, prompt, formatted, **kwargs)
+        return await ScriptedLLM.acomplete.__wrapped__(self, prompt, formatted, **kwargs)
 
     @llm_chat_callback()
     async def astream_chat(self, messages, **kwargs):
@@ -189,7 +189,7 @@ async def test_a_hundred_queries_pay_once(inner, cache, ask):
 
 def test_a_streaming_engine_shares_with_threads(cache):
     index = VectorStoreIndex([TextNode(text="Thirty days.")], embed_model=WordEmbedding())
-    inner = FakeLLM()
+    inner = ScriptedLLM()
     plain = index.as_query_engine(llm=inner, streaming=True)
     engine = CachedQueryEngine(plain, cache=cache, corpus="v1")
     first = engine.query(ASKED)

@@ -30,7 +30,7 @@ from llamaindex_costwise import (
     LlamaIndexEmbedder,
 )
 from llamaindex_costwise._documents import documents_of
-from tests.llamaindex.fakes import FakeLLM, WordEmbedding
+from llamaindex_costwise.testing import ScriptedLLM, WordEmbedding
 
 ASKED = "How long is the notice period?"
 REWORDED = "How long is the notice period please?"
@@ -129,7 +129,7 @@ def test_sources_that_cannot_be_read_are_served_and_not_stored(inner, cache):
 
 
 def test_a_change_is_noticed_in_a_response_that_is_not_stored(cache):
-    inner = FakeLLM()
+    inner = ScriptedLLM()
     retriever = Switching(indexed(document("Thirty days.")))
     engine = engine_over(retriever, inner, cache)
     engine.query(ASKED)
@@ -180,7 +180,7 @@ def test_a_store_that_cannot_delete_is_counted_and_asked_again(inner):
     [("length", "truncated"), ("content_filter", "refusal"), ("odd", "unknown_ending")],
 )
 async def test_cut_off_answers_are_not_stored(cache, how, streaming, wrapped, finish, reason):
-    inner = FakeLLM(finish=finish)
+    inner = ScriptedLLM(finish=finish)
     llm = CachedLLM(llm=inner, cache=Cache(MemoryStore())) if wrapped else inner
     engine = engine_over(
         Switching(indexed(document("Thirty days."))), llm, cache, streaming=streaming
@@ -197,7 +197,7 @@ async def test_cut_off_answers_are_not_stored(cache, how, streaming, wrapped, fi
 
 
 def test_one_cut_off_part_spoils_the_whole(cache):
-    class Tiring(FakeLLM):
+    class Tiring(ScriptedLLM):
         def _raw(self, sent, finish, *, usage):
             first = self.calls == 1
             return super()._raw(sent, "length" if first else finish, usage=usage)
@@ -211,8 +211,8 @@ def test_one_cut_off_part_spoils_the_whole(cache):
 
 
 def test_what_another_engine_heard_does_not_count(cache):
-    short = engine_over(Switching(indexed(document("A."))), FakeLLM(finish="length"), cache)
-    whole = engine_over(Switching(indexed(document("A."))), FakeLLM(model="gpt-4o"), cache)
+    short = engine_over(Switching(indexed(document("A."))), ScriptedLLM(finish="length"), cache)
+    whole = engine_over(Switching(indexed(document("A."))), ScriptedLLM(model="gpt-4o"), cache)
     short.query(ASKED)
     whole.query(ASKED)
     assert cache.stats.stored == 1
@@ -267,7 +267,7 @@ def test_retrievers_that_differ_do_not_share(cache):
     ]
     for one in plain:
         CachedRetriever(one, cache=cache, corpus="law").retrieve(ASKED)
-        fused = QueryFusionRetriever([one], llm=FakeLLM(), num_queries=1)
+        fused = QueryFusionRetriever([one], llm=ScriptedLLM(), num_queries=1)
         CachedRetriever(fused, cache=cache, corpus="law").retrieve(ASKED)
     CachedRetriever(plain[0], cache=cache, corpus="tax").retrieve(ASKED)
     with scoped(tenant="b"):
@@ -449,7 +449,7 @@ async def test_an_ingestion_while_an_answer_is_on_its_way(cache, how, streaming)
     """The old text is retrieved; before the answer is kept, the pipeline announces the new one."""
     retriever = Switching(indexed(document("Thirty days.")))
 
-    class Overtaken(FakeLLM):
+    class Overtaken(ScriptedLLM):
         def _text(self, sent):
             if self.calls == 1:
                 update = document("Sixty days.")

@@ -11,7 +11,7 @@ from llama_index.core.schema import TextNode
 
 from costwise_core.errors import VectorError
 from llamaindex_costwise import CachedEmbedding, CostwiseEmbedding, LlamaIndexEmbedder
-from tests.llamaindex.fakes import WordEmbedding
+from llamaindex_costwise.testing import WordEmbedding
 
 
 class RoleEmbedder:

@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from costwise_core import Cache, MemoryStore
 from llamaindex_costwise import CachedLLM
-from tests.llamaindex.fakes import FakeLLM, WordEmbedding, deprecations, seven
+from llamaindex_costwise.testing import ScriptedLLM, WordEmbedding
+from tests.llamaindex.fakes import deprecations, seven
 
 MODES = [
     ResponseMode.COMPACT,
@@ -46,7 +47,7 @@ def index():
 @pytest.mark.parametrize("is_chat", [True, False], ids=["chat", "completion"])
 @pytest.mark.parametrize("mode", MODES)
 async def test_every_response_mode(index, cache, mode, is_chat):
-    inner = FakeLLM(is_chat=is_chat)
+    inner = ScriptedLLM(is_chat=is_chat)
     engine = index.as_query_engine(llm=CachedLLM(llm=inner, cache=cache), response_mode=mode)
     first = engine.query(ASKED)
     paid = inner.calls
@@ -94,7 +95,7 @@ def test_other_documents_other_template_or_other_model_are_a_miss(index, llm, in
     template = PromptTemplate("Lie about {query_str} given {context_str}")
     index.as_query_engine(llm=llm, text_qa_template=template).query(ASKED)
     assert inner.calls == 3
-    stronger = FakeLLM(model="gpt-4o")
+    stronger = ScriptedLLM(model="gpt-4o")
     index.as_query_engine(llm=CachedLLM(llm=stronger, cache=cache)).query(ASKED)
     assert stronger.calls == 1
 
@@ -181,7 +182,7 @@ async def test_function_agent_always_calls_the_model(llm, inner, cache, streamin
 async def test_agent_workflow_picks_the_kind_of_agent_the_model_can_be(cache):
     for calls_tools, kind in ((True, FunctionAgent), (False, ReActAgent)):
         reply = None if calls_tools else "Thought: I know.\nAnswer: 7"
-        inner = FakeLLM(calls_tools=calls_tools, reply=reply)
+        inner = ScriptedLLM(calls_tools=calls_tools, reply=reply)
         llm = CachedLLM(llm=inner, cache=cache)
         workflow = AgentWorkflow.from_tools_or_functions([seven], llm=llm)
         assert type(workflow.agents["Agent"]) is kind
@@ -190,7 +191,7 @@ async def test_agent_workflow_picks_the_kind_of_agent_the_model_can_be(cache):
 
 @deprecations
 async def test_react_agent_is_served_what_it_asked_before(cache):
-    inner = FakeLLM(reply="Thought: I can answer without tools.\nAnswer: seven")
+    inner = ScriptedLLM(reply="Thought: I can answer without tools.\nAnswer: seven")
     llm = CachedLLM(llm=inner, cache=cache)
     for _ in range(2):
         agent = ReActAgent(tools=[FunctionTool.from_defaults(seven)], llm=llm)
@@ -219,7 +220,7 @@ async def test_structured_predict(llm, inner, cache):
     moon = Moon(name="seven", size=7)
     assert llm.structured_predict(Moon, PROMPT, topic="the moon") == moon
     assert await llm.astructured_predict(Moon, PROMPT, topic="the moon") == moon
-    plain = list(FakeLLM().stream_structured_predict(Moon, PROMPT, topic="the moon"))
+    plain = list(ScriptedLLM().stream_structured_predict(Moon, PROMPT, topic="the moon"))
     pieces = list(llm.stream_structured_predict(Moon, PROMPT, topic="the moon"))
     assert [p.model_dump() for p in pieces] == [p.model_dump() for p in plain]
     stream = await llm.astream_structured_predict(Moon, PROMPT, topic="the moon")
@@ -250,7 +251,7 @@ def test_a_program_made_for_the_wrapper(llm, inner):
 
 def test_one_cache_for_two_models_keeps_them_apart(index):
     cache = Cache(MemoryStore())
-    models = [FakeLLM(model=name) for name in ("gpt-4o", "gpt-4o-mini")]
+    models = [ScriptedLLM(model=name) for name in ("gpt-4o", "gpt-4o-mini")]
     for inner in models * 2:
         index.as_query_engine(llm=CachedLLM(llm=inner, cache=cache)).query(ASKED)
     assert [inner.calls for inner in models] == [1, 1]

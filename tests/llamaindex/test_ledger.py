@@ -24,7 +24,7 @@ from llamaindex_costwise import (
     RerankTrim,
     track,
 )
-from tests.llamaindex.fakes import OUTPUT_TOKENS, FakeLLM, WordEmbedding
+from llamaindex_costwise.testing import OUTPUT_TOKENS, ScriptedLLM, WordEmbedding
 
 ASKED = [ChatMessage(content="What is the moon?")]
 EMBEDDER = "text-embedding-3-small"
@@ -131,7 +131,7 @@ def test_a_wrapped_stream_closed_early_counts_once(inner):
 # --- streams --------------------------------------------------------------------------------------
 
 
-class AnthropicLike(FakeLLM):
+class AnthropicLike(ScriptedLLM):
     """Says the input at the start of a stream and the output at the end."""
 
     @llm_chat_callback()
@@ -279,7 +279,7 @@ def test_a_reranker_that_asks_an_llm_counts_as_that_call():
                 query=query_bundle, nodes=nodes, top_n=1, model_name="gpt-4o-mini"
             )
             dispatcher.event(event)
-            FakeLLM().complete("Which fact?")
+            ScriptedLLM().complete("Which fact?")
             dispatcher.event(ReRankEndEvent(nodes=nodes))
             return nodes
 

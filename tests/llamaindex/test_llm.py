@@ -30,7 +30,7 @@ from costwise_core.errors import ConfigError
 from llamaindex_costwise import CachedLLM, CacheHitEvent
 from llamaindex_costwise._convert import slices
 from llamaindex_costwise._usage import reported_usage
-from tests.llamaindex.fakes import FakeLLM
+from llamaindex_costwise.testing import ScriptedLLM
 
 
 def user(text, role="user"):
@@ -88,7 +88,7 @@ async def test_reworded_is_served_only_under_the_policy(inner, cache, how):
     assert dict(cache.stats.hits) == {"near": 1}
     await ask(loose, how, OTHER)
     assert inner.calls == 2
-    strict = CachedLLM(llm=FakeLLM(), cache=Cache(MemoryStore(), embedder=cache.embedder))
+    strict = CachedLLM(llm=ScriptedLLM(), cache=Cache(MemoryStore(), embedder=cache.embedder))
     assert await ask(strict, how) != await ask(strict, how, REWORDED)
 
 
@@ -143,11 +143,11 @@ def test_other_messages_around_the_question_are_a_miss(llm, inner, messages):
 
 def test_settings_and_arguments_are_part_of_the_scope(cache):
     calls = [
-        (FakeLLM(), {}),
-        (FakeLLM(model="gpt-4o"), {}),
-        (FakeLLM(temperature=0.7), {}),
-        (FakeLLM(), {"max_tokens": 5}),
-        (FakeLLM(), {"seed": 7}),
+        (ScriptedLLM(), {}),
+        (ScriptedLLM(model="gpt-4o"), {}),
+        (ScriptedLLM(temperature=0.7), {}),
+        (ScriptedLLM(), {"max_tokens": 5}),
+        (ScriptedLLM(), {"seed": 7}),
     ]
     for inner, kwargs in calls:
         CachedLLM(llm=inner, cache=cache).chat([user(ASKED)], **kwargs)
@@ -156,18 +156,18 @@ def test_settings_and_arguments_are_part_of_the_scope(cache):
 
 
 def test_another_class_with_the_same_model_name_is_a_miss(cache):
-    class OtherLLM(FakeLLM):
+    class OtherLLM(ScriptedLLM):
         pass
 
-    for inner in (FakeLLM(), OtherLLM()):
+    for inner in (ScriptedLLM(), OtherLLM()):
         CachedLLM(llm=inner, cache=cache).chat([user(ASKED)])
         assert inner.calls == 1
 
 
 def test_two_prompt_functions_of_one_name_do_not_share_answers(cache):
     for inner in (
-        FakeLLM(completion_to_prompt=lambda prompt: f"<a>{prompt}"),
-        FakeLLM(completion_to_prompt=lambda prompt: f"<b>{prompt}"),
+        ScriptedLLM(completion_to_prompt=lambda prompt: f"<a>{prompt}"),
+        ScriptedLLM(completion_to_prompt=lambda prompt: f"<b>{prompt}"),
     ):
         CachedLLM(llm=inner, cache=cache).complete(ASKED)
         assert inner.calls == 1
@@ -178,13 +178,13 @@ def test_functions_are_told_apart_by_what_they_close_over(cache):
         return lambda prompt: f"<{tag}>{prompt}"
 
     for tag, calls in (("a", 1), ("b", 1), ("a", 0)):
-        inner = FakeLLM(completion_to_prompt=tagged(tag))
+        inner = ScriptedLLM(completion_to_prompt=tagged(tag))
         CachedLLM(llm=inner, cache=cache).complete(ASKED)
         assert inner.calls == calls
 
 
 def test_a_new_key_or_time_limit_loses_nothing(cache):
-    first, second = FakeLLM(), FakeLLM(api_key="sk-rotated")
+    first, second = ScriptedLLM(), ScriptedLLM(api_key="sk-rotated")
     CachedLLM(llm=first, cache=cache).chat([user(ASKED)])
     CachedLLM(llm=second, cache=cache).chat([user(ASKED)])
     assert second.calls == 0
@@ -295,7 +295,7 @@ async def predict(llm, how, prompt=QA, **arguments):
 @pytest.mark.parametrize("is_chat", [True, False])
 @pytest.mark.parametrize("how", ["predict", "apredict", "stream", "astream"])
 async def test_a_template_is_matched_on_its_question_alone(cache, how, is_chat):
-    inner = FakeLLM(is_chat=is_chat)
+    inner = ScriptedLLM(is_chat=is_chat)
     llm = CachedLLM(llm=inner, cache=cache)
     first = await predict(llm, how, query_str=ASKED, context_str=CONTEXT)
     assert first == await predict(llm, how, query_str=ASKED, context_str=CONTEXT)
@@ -354,7 +354,7 @@ def test_the_placeholder_in_the_context_cannot_be_abused(llm, inner):
 
 def test_the_wrapped_models_system_prompt_is_sent_and_counts(cache):
     for system in ("Be brief.", "Be wordy."):
-        inner = FakeLLM(system_prompt=system)
+        inner = ScriptedLLM(system_prompt=system)
         CachedLLM(llm=inner, cache=cache).predict(QA, query_str=ASKED, context_str="x")
         assert inner._calls[0][1][0].content == system
 
@@ -423,7 +423,7 @@ async def test_an_abandoned_stream_is_not_stored(llm, inner, cache):
 
 
 async def test_a_stream_that_fails_raises_and_is_not_stored(cache):
-    llm = CachedLLM(llm=FakeLLM(fail_after=2), cache=cache)
+    llm = CachedLLM(llm=ScriptedLLM(fail_after=2), cache=cache)
     with pytest.raises(ConnectionError):
         list(llm.stream_chat([user(ASKED)]))
     with pytest.raises(ConnectionError):
@@ -432,7 +432,7 @@ async def test_a_stream_that_fails_raises_and_is_not_stored(cache):
 
 
 def test_a_stream_whose_pieces_do_not_add_up_is_not_stored(cache):
-    class OnlyLastWord(FakeLLM):
+    class OnlyLastWord(ScriptedLLM):
         def _pieces(self, messages, kwargs):
             for piece in super()._pieces(messages, kwargs):
                 yield piece.model_copy(update={"message": user(piece.delta, "assistant")})
@@ -467,7 +467,7 @@ def test_nothing_is_called_before_a_stream_is_asked_for(llm, inner):
 )
 @pytest.mark.parametrize("how", ["chat", "astream_chat", "complete", "stream_complete"])
 async def test_unfinished_answers_are_not_stored(cache, how, finish, reason):
-    llm = CachedLLM(llm=FakeLLM(finish=finish), cache=cache)
+    llm = CachedLLM(llm=ScriptedLLM(finish=finish), cache=cache)
     await ask(llm, how)
     assert cache.stats.not_stored == {reason: 1}
     assert cache.stats.stored == 0
@@ -475,7 +475,7 @@ async def test_unfinished_answers_are_not_stored(cache, how, finish, reason):
 
 @pytest.mark.parametrize("reply", ["", "   \n"])
 async def test_empty_answers_are_not_stored(cache, reply):
-    llm = CachedLLM(llm=FakeLLM(reply=reply), cache=cache)
+    llm = CachedLLM(llm=ScriptedLLM(reply=reply), cache=cache)
     await ask(llm, "chat")
     await ask(llm, "stream_chat")
     assert cache.stats.stored == 0
@@ -501,7 +501,7 @@ async def test_empty_answers_are_not_stored(cache, reply):
     ids=["tool block", "tool extras", "refusal", "image"],
 )
 def test_answers_that_are_more_than_text_are_not_stored(cache, message, reason):
-    class Fixed(FakeLLM):
+    class Fixed(ScriptedLLM):
         def _message(self, messages, kwargs):
             return message
 
@@ -520,7 +520,7 @@ def test_thinking_and_extras_come_back_and_usage_does_not(cache):
         additional_kwargs={"citations": ["a"], "total_tokens": 9, "usage": {"x": 1}},
     )
 
-    class Fixed(FakeLLM):
+    class Fixed(ScriptedLLM):
         def _message(self, messages, kwargs):
             return message
 
@@ -635,7 +635,7 @@ def test_a_structured_llm_is_refused_with_advice(cache):
         text: str
 
     with pytest.raises(ConfigError, match="as_structured_llm"):
-        CachedLLM(llm=FakeLLM().as_structured_llm(Answer), cache=cache)
+        CachedLLM(llm=ScriptedLLM().as_structured_llm(Answer), cache=cache)
 
 
 def test_a_model_without_tools_says_so(cache):

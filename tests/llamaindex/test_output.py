@@ -24,8 +24,9 @@ from llamaindex_costwise import (
     OutputLimit,
     track,
 )
+from llamaindex_costwise.testing import ScriptedLLM
 from tests.llama_server import NAME, serve
-from tests.llamaindex.fakes import FakeLLM, deprecations, seven
+from tests.llamaindex.fakes import deprecations, seven
 from tests.openai_server import Provider
 
 openai_like = pytest.importorskip("llama_index.llms.openai_like")
@@ -235,7 +236,7 @@ def test_an_answer_that_begins_with_its_stop_is_asked_for_without_it(server, cli
 
 
 def test_an_llm_of_another_maker_is_sent_no_argument_it_may_not_know():
-    paid = FakeLLM(finish="MAX_TOKENS")
+    paid = ScriptedLLM(finish="MAX_TOKENS")
     answer = OutputLimit(llm=paid, task=CLASSIFY).chat(ASKED)
     assert told(answer) == {"task": "classify", "max_tokens": 16, "cut_off": True, "calls": 1}
     assert [kwargs for _, _, kwargs in paid._calls] == [{}]

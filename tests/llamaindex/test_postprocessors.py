@@ -43,8 +43,8 @@ from llamaindex_costwise import (
     restore,
 )
 from llamaindex_costwise._documents import documents_of
+from llamaindex_costwise.testing import ScriptedLLM, WordEmbedding
 from tests.compressing import ASKED, PAGES, Broken, Merges, Sentences, Waits
-from tests.llamaindex.fakes import FakeLLM, WordEmbedding
 
 ASK = "How long is the notice period?"
 NOTICE = "We are glad you came. The notice period is 30 days. Bring your router back."
@@ -270,7 +270,7 @@ async def test_a_slow_compressor_does_not_block_the_loop():
     [
         None,
         WordEmbedding(),
-        FakeLLM(reply='{"1": 9, "2": 0, "3": 1}'),
+        ScriptedLLM(reply='{"1": 9, "2": 0, "3": 1}'),
         Dense(HashingEmbedder()),
     ],
     ids=lambda scorer: type(scorer).__name__,
@@ -424,7 +424,7 @@ def sent(llm):
 
 @pytest.mark.parametrize("how", ["query", "aquery", "stream"])
 async def test_query_engines_send_less(index, how):
-    llm = FakeLLM()
+    llm = ScriptedLLM()
     engine = index.as_query_engine(
         llm=llm, node_postprocessors=[CostwiseCompressor(Sentences())], streaming=how == "stream"
     )
@@ -441,7 +441,7 @@ async def test_query_engines_send_less(index, how):
 @pytest.mark.parametrize("mode", [ChatMode.CONTEXT, ChatMode.CONDENSE_PLUS_CONTEXT])
 @pytest.mark.parametrize("how", ["chat", "achat", "stream_chat", "astream_chat"])
 async def test_chat_engines_send_less(index, mode, how):
-    llm = FakeLLM()
+    llm = ScriptedLLM()
     engine = index.as_chat_engine(
         chat_mode=mode,
         llm=llm,
@@ -466,7 +466,7 @@ async def test_chat_engines_send_less(index, mode, how):
 def test_citations_are_numbered_sentences_of_the_original(index):
     extractive = ExtractiveCompressor(share=0.5, min_tokens=0)
     engine = CitationQueryEngine.from_args(
-        index, llm=FakeLLM(), node_postprocessors=[extractive], citation_chunk_size=64
+        index, llm=ScriptedLLM(), node_postprocessors=[extractive], citation_chunk_size=64
     )
     sources = engine.query(ASK).source_nodes
     assert extractive.stats.calls == {"compressed": 1}
@@ -478,7 +478,7 @@ def test_citations_are_numbered_sentences_of_the_original(index):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_citations_point_at_what_was_retrieved(index, asynchronous):
-    llm = FakeLLM(reply="The notice period is 30 days [1].")
+    llm = ScriptedLLM(reply="The notice period is 30 days [1].")
     engine = CitationQueryEngine.from_args(
         index, llm=llm, node_postprocessors=[CostwiseCompressor(Sentences())]
     )
@@ -498,7 +498,7 @@ def test_sub_questions_are_each_compressed_for(index):
                 for text in (ASK, "May I keep the router?")
             ]
 
-    llm = FakeLLM()
+    llm = ScriptedLLM()
     sentences = Sentences()
     tool = QueryEngineTool.from_defaults(
         index.as_query_engine(llm=llm, node_postprocessors=[CostwiseCompressor(sentences)]),
@@ -516,7 +516,7 @@ def test_sub_questions_are_each_compressed_for(index):
 
 
 def test_a_cached_engine_keeps_answers_to_two_questions_about_one_node(index, cache):
-    llm = FakeLLM()
+    llm = ScriptedLLM()
     engine = CachedQueryEngine(
         index.as_query_engine(llm=llm, node_postprocessors=[CostwiseCompressor(Sentences())]),
         cache=cache,
@@ -538,7 +538,7 @@ async def test_a_rag_app_sends_less_and_still_finds_the_answer(how):
     trim = RerankTrim(model, top_k=2)
     extract = ExtractiveCompressor(model, share=0.5, min_tokens=0)
     steps = {"trim": [trim], "extract": [extract], "both": [trim, extract]}[how]
-    llm = FakeLLM()
+    llm = ScriptedLLM()
     engine = index.as_query_engine(
         llm=llm,
         similarity_top_k=len(PAGES),

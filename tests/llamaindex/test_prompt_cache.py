@@ -16,9 +16,9 @@ from llama_index.llms.openai import OpenAI
 from costwise_core import MemoryLedger, prompt_cache_use, scoped, track
 from llamaindex_costwise import PromptCachedLLM
 from llamaindex_costwise.prompt_cache import marked
+from llamaindex_costwise.testing import ScriptedLLM
 from llamaindex_costwise.tracking import track as tracked
 from tests.anthropic_server import Claude
-from tests.llamaindex.fakes import FakeLLM
 
 MODEL = "claude-sonnet-4-5"
 RULES = "Cite the page of every figure you use. " * 200
@@ -119,10 +119,10 @@ def test_a_tool_s_result_is_not_marked_but_the_call_before_it():
 
 
 async def test_other_llms_are_called_as_before():
-    inner = FakeLLM()
+    inner = ScriptedLLM()
     llm = PromptCachedLLM(llm=inner)
     messages = history()
-    assert llm.chat(messages).message.content == FakeLLM().chat(messages).message.content
+    assert llm.chat(messages).message.content == ScriptedLLM().chat(messages).message.content
     assert (await llm.achat(messages)).message.content
     assert [one.delta for one in llm.stream_chat(messages)]
     assert [one.delta async for one in await llm.astream_chat(messages)]
@@ -237,7 +237,7 @@ def test_converse_s_request_has_the_points_where_it_takes_them():
 
 
 def test_a_held_out_prompt_is_sent_as_it_is():
-    inner = FakeLLM()
+    inner = ScriptedLLM()
     llm = PromptCachedLLM(llm=inner, key="ours")
     with scoped(unoptimised=True):
         llm.chat(history())

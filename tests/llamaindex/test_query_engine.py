@@ -29,7 +29,7 @@ from pydantic import BaseModel, Field
 from costwise_core import Cache, FixedThreshold, MemoryStore, Selection, scoped
 from costwise_core.errors import ConfigError
 from llamaindex_costwise import CachedQueryEngine, LlamaIndexEmbedder
-from tests.llamaindex.fakes import FakeLLM, WordEmbedding
+from llamaindex_costwise.testing import ScriptedLLM, WordEmbedding
 
 ASKED = "How large is the moon compared with the earth?"
 REWORDED = "How large is the moon when compared with the earth?"
@@ -113,8 +113,8 @@ def test_engines_that_differ_do_not_share(index, inner, cache):
     engine_of(index, inner, cache).query(ASKED)
     engine_of(index, inner, cache, text_qa_template=lie).query(ASKED)
     engine_of(index, inner, cache, response_mode="tree_summarize").query(ASKED)
-    engine_of(index, FakeLLM(temperature=1.0), cache).query(ASKED)
-    engine_of(index, FakeLLM(model="gpt-4o"), cache).query(ASKED)
+    engine_of(index, ScriptedLLM(temperature=1.0), cache).query(ASKED)
+    engine_of(index, ScriptedLLM(model="gpt-4o"), cache).query(ASKED)
     assert not cache.stats.hits
 
 
@@ -127,7 +127,7 @@ def test_other_strings_to_retrieve_by_are_another_question(engine, inner):
 
 def test_a_corpus_must_be_named(index, cache):
     with pytest.raises(ConfigError, match="handbook-v7"):
-        CachedQueryEngine(index.as_query_engine(llm=FakeLLM()), cache=cache, corpus="")
+        CachedQueryEngine(index.as_query_engine(llm=ScriptedLLM()), cache=cache, corpus="")
 
 
 def test_required_tenant_and_bypass(index, inner, cache):

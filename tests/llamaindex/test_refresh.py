@@ -18,7 +18,7 @@ from llamaindex_costwise import (
     LlamaIndexEmbedder,
     track,
 )
-from tests.llamaindex.fakes import FakeLLM, WordEmbedding
+from llamaindex_costwise.testing import ScriptedLLM, WordEmbedding
 from tests.llamaindex.test_dedup import reworded
 
 ASKED = "What is the refund deadline?"
@@ -61,7 +61,7 @@ SYNC = {
 
 @pytest.mark.parametrize("ask", SYNC.values(), ids=SYNC)
 def test_a_thread_renews_what_is_served(aging, clock, ask):
-    inner, ledger = FakeLLM(), MemoryLedger()
+    inner, ledger = ScriptedLLM(), MemoryLedger()
     llm = CachedLLM(llm=inner, cache=aging)
     with track(ledger=ledger):
         ask(llm)
@@ -89,7 +89,7 @@ ASYNC = {
 
 @pytest.mark.parametrize("ask", ASYNC.values(), ids=ASYNC)
 async def test_a_task_renews_what_is_served(aging, clock, ask):
-    inner, ledger = FakeLLM(), MemoryLedger()
+    inner, ledger = ScriptedLLM(), MemoryLedger()
     llm = CachedLLM(llm=inner, cache=aging)
     with track(ledger=ledger):
         await ask(llm)
@@ -105,7 +105,7 @@ async def test_a_task_renews_what_is_served(aging, clock, ask):
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("sync", [True, False])
 async def test_an_engine_renews_what_it_serves(aging, clock, streaming, sync):
-    class Counting(FakeLLM):
+    class Counting(ScriptedLLM):
         def _text(self, sent):
             return f"answer {self.calls}"
 
@@ -150,7 +150,7 @@ async def test_a_retriever_renews_what_it_serves(aging, clock, sync):
 
 @pytest.mark.parametrize("ask", [lambda n: ASKED, reworded], ids=["identical", "reworded"])
 async def test_a_hundred_calls_pay_once_as_the_cache_comes(ask):
-    class Slow(FakeLLM):
+    class Slow(ScriptedLLM):
         async def acomplete(self, prompt, formatted=False, **kwargs):
             await asyncio.sleep(0.2)
             return await super().acomplete(prompt, formatted, **kwargs)
@@ -164,7 +164,7 @@ async def test_a_hundred_calls_pay_once_as_the_cache_comes(ask):
 
 @pytest.mark.parametrize("ask", [lambda n: ASKED, reworded], ids=["identical", "reworded"])
 def test_a_hundred_threads_pay_once_as_the_cache_comes(ask):
-    class Slow(FakeLLM):
+    class Slow(ScriptedLLM):
         def complete(self, prompt, formatted=False, **kwargs):
             time.sleep(1.0)
             return super().complete(prompt, formatted, **kwargs)

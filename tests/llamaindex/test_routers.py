@@ -57,7 +57,8 @@ from llamaindex_costwise import (
     scoped,
     track,
 )
-from tests.llamaindex.fakes import FakeLLM, deprecations, seven
+from llamaindex_costwise.testing import ScriptedLLM
+from tests.llamaindex.fakes import deprecations, seven
 from tests.openai_server import Provider
 
 openai_like = pytest.importorskip("llama_index.llms.openai_like")
@@ -494,7 +495,7 @@ class TestBill:
 
 class TestAsOneLLM:
     def test_metadata(self):
-        one, other = FakeLLM(), MockLLM()
+        one, other = ScriptedLLM(), MockLLM()
         told = CostRouter(models={"one": one, "other": other}).metadata
         assert told == LLMMetadata(
             context_window=3900,
@@ -580,7 +581,7 @@ class TestAsOneLLM:
         assert (event.model, event.told["decision"]["model"]) == ("small", "small")
 
     def test_no_secret_is_written_down(self, models):
-        llm = CostRouter(models={"one": FakeLLM()})
+        llm = CostRouter(models={"one": ScriptedLLM()})
         assert "sk-very-secret" not in llm.to_json()
         assert "sk-very-secret" not in str(llm.to_payload())
 
@@ -654,7 +655,7 @@ class TestEngines:
         assert str(found) == "Paris."
 
 
-class Claude(FakeLLM):
+class Claude(ScriptedLLM):
     """Another provider's."""
 
     @classmethod
@@ -673,7 +674,7 @@ class Thinks(Claude):
 
 class TestConversations:
     def test_history_of_another_provider_is_made_readable(self):
-        thinking, other = Thinks(model="claude-x"), FakeLLM()
+        thinking, other = Thinks(model="claude-x"), ScriptedLLM()
         router = To("thinking")
         llm = CostRouter(models={"thinking": thinking, "other": other}, router=router)
         first = llm.chat_with_tools([TOOL], ASK)
@@ -711,7 +712,7 @@ class TestConversations:
                     one.model_copy(update={"tool_name": one.tool_name.upper()}) for one in found
                 ]
 
-        models = {"plain": FakeLLM(), "shouts": Shouts()}
+        models = {"plain": ScriptedLLM(), "shouts": Shouts()}
         for name, said in (("plain", "seven"), ("shouts", "SEVEN")):
             llm = CostRouter(models=models, router=To(name))
             *_, last = llm.stream_chat_with_tools([TOOL], ASK)

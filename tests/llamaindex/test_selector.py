@@ -11,7 +11,7 @@ from llama_index.core.tools import QueryEngineTool, RetrieverTool, ToolMetadata
 
 from costwise_core.errors import ConfigError
 from llamaindex_costwise import CostSelector
-from tests.llamaindex.fakes import WordEmbedding
+from llamaindex_costwise.testing import WordEmbedding
 
 ORDERS = ToolMetadata(name="orders", description="Where orders and parcels are.")
 LAW = ToolMetadata(name="law", description="What contracts and their clauses mean.")

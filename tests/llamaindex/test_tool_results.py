@@ -25,8 +25,9 @@ from llamaindex_costwise import (
     RerankTrim,
     compressed_tool,
 )
+from llamaindex_costwise.testing import ScriptedLLM
 from tests.compressing import ASKED, PAGES, Broken, Sentences, Waits
-from tests.llamaindex.fakes import FakeLLM, deprecations
+from tests.llamaindex.fakes import deprecations
 
 ASK = "How long is the notice period?"
 PAGE = "We are glad you came. The notice period is 30 days. Bring your router back."
@@ -149,7 +150,7 @@ async def test_a_retriever_tool_is_compressed_by_node():
 
 
 async def test_a_query_engine_tool():
-    llm = FakeLLM(reply=PAGE)
+    llm = ScriptedLLM(reply=PAGE)
     wrapped = QueryEngineTool.from_defaults(
         SummaryIndex([TextNode(text=PAGE)]).as_query_engine(llm=llm), name="handbook"
     )
@@ -185,7 +186,7 @@ async def test_agents_read_the_short_output_and_give_tools_their_context():
 
     one_tool = tool(counting)
     assert isinstance(one_tool, FunctionTool)
-    agent = FunctionAgent(tools=[one_tool], llm=FakeLLM(), streaming=False)
+    agent = FunctionAgent(tools=[one_tool], llm=ScriptedLLM(), streaming=False)
     context = Context(agent)
     response = await agent.run("How many days?", ctx=context)
     assert str(response) == "The tool said Here are seven days."

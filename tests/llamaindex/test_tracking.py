@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from costwise_core.errors import ConfigError
 from llamaindex_costwise import CachedLLM, CachedQueryEngine, track
-from tests.llamaindex.fakes import OUTPUT_TOKENS, FakeLLM, deprecations, seven
+from llamaindex_costwise.testing import OUTPUT_TOKENS, ScriptedLLM
+from tests.llamaindex.fakes import deprecations, seven
 
 ASKED = [ChatMessage(content="What is the moon?")]
 
@@ -102,7 +103,7 @@ async def test_hits_are_on_the_bill_with_what_they_save(cache, inner):
 
 
 def test_without_reported_usage_a_saving_is_an_estimate(cache):
-    llm = CachedLLM(llm=FakeLLM(usage=False), cache=cache)
+    llm = CachedLLM(llm=ScriptedLLM(usage=False), cache=cache)
     with track() as bill:
         llm.complete("What is the moon?")
         llm.complete("What is the moon?")
@@ -148,14 +149,14 @@ async def test_an_abandoned_stream_counts_with_what_it_brought(inner, llm):
 def test_a_stream_that_fails_midway_counts_and_one_that_never_began_does_not():
     with track() as bill:
         with pytest.raises(ConnectionError):
-            list(FakeLLM(fail_after=2).stream_chat(ASKED))
+            list(ScriptedLLM(fail_after=2).stream_chat(ASKED))
         with pytest.raises(ConnectionError):
-            list(FakeLLM(fail_after=0).stream_chat(ASKED))
+            list(ScriptedLLM(fail_after=0).stream_chat(ASKED))
     assert bill.calls == 1
 
 
 def test_a_call_that_fails_costs_nothing():
-    class Failing(FakeLLM):
+    class Failing(ScriptedLLM):
         def _message(self, messages, kwargs):
             raise ConnectionError
 
@@ -191,7 +192,7 @@ def test_two_streams_open_at_once_are_two_calls(inner):
 
 async def test_tasks_keep_their_own_bills():
     async def work(name, times):
-        llm = FakeLLM()
+        llm = ScriptedLLM()
         with track(user=name) as bill:
             for _ in range(times):
                 await llm.achat(ASKED)

@@ -2,16 +2,27 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 
 from costwise_core.errors import ConfigError
+from costwise_core.prices import PriceBook
 from costwise_core.protocols import Role
-from costwise_core.types import Matrix
+from costwise_core.types import Entry, Matrix, Neighbour, Selection, Vector
 
-__all__ = ["FakeClock", "HashingEmbedder"]
+__all__ = ["PRICES", "BrokenStore", "FakeClock", "HashingEmbedder", "ScriptedCompleter"]
+
+PRICES: Final = PriceBook(
+    overrides={
+        "scripted-1": {"input": 1, "output": 2},
+        "scripted-large": {"input": 10, "output": 20},
+    }
+)
+"""Round prices for scripted models: a word of a prompt costs a millionth of a dollar, or ten."""
 
 _WORD = re.compile(r"\w+")
 
@@ -42,7 +53,7 @@ class HashingEmbedder:
         self.dim = dim
         self.name = name
 
-    def embed(self, texts: Sequence[str], role: Role = "query") -> Matrix:  # noqa: ARG002
+    def embed(self, texts: Sequence[str], role: Role = "query") -> Matrix:
         """Return one unit row for each text: shape (len(texts), dim), float32."""
         rows = np.zeros((len(texts), self.dim), dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
@@ -56,6 +67,83 @@ class HashingEmbedder:
                 row[0] = 1.0
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return rows
+
+
+class ScriptedCompleter:
+    """A `Completer` that answers from a script and remembers what it was asked. Thread-safe.
+
+    Args:
+        answers: What it answers: by prompt, or in turn (the last one again and again), or a
+            function of the prompt. An answer that is an exception is raised.
+        asked: The prompts so far.
+
+    Example:
+        >>> model = ScriptedCompleter(["yes", OSError("no line")])
+        >>> model.complete("Is it?"), model.asked
+        ('yes', ['Is it?'])
+    """
+
+    blocking = False
+
+    def __init__(
+        self,
+        answers: Mapping[str, str] | Sequence[str | Exception] | Callable[[str], str] = (
+            "An answer.",
+        ),
+    ) -> None:
+        self.asked: list[str] = []
+        self._answers = answers
+        self._lock = threading.Lock()
+
+    def complete(self, prompt: str) -> str:
+        """Return the next answer.
+
+        Raises:
+            Exception: the one that is next in the script.
+        """
+        with self._lock:
+            self.asked.append(prompt)
+            turn = len(self.asked) - 1
+        if callable(self._answers):
+            return self._answers(prompt)
+        if isinstance(self._answers, Mapping):
+            return self._answers[prompt]
+        answer = self._answers[min(turn, len(self._answers) - 1)]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class BrokenStore:
+    """A cache store whose disk is gone: every method raises `OSError`.
+
+    Example:
+        >>> from costwise_core import Cache, Scope
+        >>> Cache(BrokenStore()).lookup("What is RAG?", Scope()).reason
+        'store_error'
+    """
+
+    blocking = False
+
+    def get(self, key: str, scope: str) -> Entry | None:
+        """Raise `OSError`."""
+        raise OSError("no space left on device")
+
+    def search(self, vector: Vector, k: int, scope: str, embedder: str) -> list[Neighbour]:
+        """Raise `OSError`."""
+        raise OSError("no space left on device")
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Raise `OSError`."""
+        raise OSError("no space left on device")
+
+    def delete(self, selection: Selection) -> int:
+        """Raise `OSError`."""
+        raise OSError("no space left on device")
+
+    def entries(self, selection: Selection) -> Iterator[Entry]:
+        """Raise `OSError`."""
+        raise OSError("no space left on device")
 
 
 class FakeClock:

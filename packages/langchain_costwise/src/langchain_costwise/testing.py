@@ -1,5 +1,6 @@
-"""An offline chat model that calls tools, streams, reports usage and counts what it is asked."""
+"""A chat model for tests: offline, scripted, with usage, streams, tools and faults."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +18,32 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
-from costwise_core.types import Entry, Neighbour, Selection, Vector
+__all__ = ["ScriptedChatModel"]
 
 
-class ScriptedChat(BaseChatModel):
-    """Answers with `script` by question, else with a sentence that holds the number of the call."""
+class ScriptedChatModel(BaseChatModel):
+    """Answers from a script without a network, as a provider's class would.
+
+    It reports usage (words, so that a test can count them), streams word by word, calls the first
+    tool it is offered (or the one it is told to) and answers from a tool's result. With prices for
+    its name (`costwise_core.testing.fakes.PRICES`) its calls are on the bill.
+
+    Args:
+        model_name: What it is called on bills.
+        script: Answers by question; any other question gets a sentence with the call's number.
+        tell: Why the answer ended, as `generation_info` says it.
+        extra: The message's `additional_kwargs`.
+        fail_after: Break off a stream with `ConnectionError` after so many words.
+        latency: Seconds each call takes.
+        asked: The questions so far.
+
+    Example:
+        >>> model = ScriptedChatModel(script={"What is RAG?": "Retrieval, then an answer."})
+        >>> model.invoke("What is RAG?").text, model.invoke("And now?").text
+        ('Retrieval, then an answer.', 'This is answer 2.')
+        >>> [chunk.text for chunk in model.stream("What is RAG?")][:2]
+        ['Retrieval, ', 'then ']
+    """
 
     model_name: str = "scripted-1"
     script: dict[str, str] = Field(default_factory=dict)
@@ -139,24 +161,4 @@ def _arguments(properties: dict[str, Any], question: str) -> dict[str, Any]:
 
 
 def _json(value: object) -> str:
-    import json
-
     return json.dumps(value, ensure_ascii=False)
-
-
-class BrokenStore:
-    """A store whose disk is gone."""
-
-    blocking = False
-
-    def get(self, key: str, scope: str) -> Entry | None:
-        raise OSError("no space left on device")
-
-    def search(self, vector: Vector, k: int, scope: str, embedder: str) -> list[Neighbour]:
-        raise OSError("no space left on device")
-
-    def put(self, entries: Sequence[Entry]) -> None:
-        raise OSError("no space left on device")
-
-    def delete(self, selection: Selection) -> int:
-        raise OSError("no space left on device")
