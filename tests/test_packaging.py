@@ -105,6 +105,12 @@ def test_bare_wheel_imports_without_any_extra(wheels, package, tmp_path):
     missing = [line.split()[0] for line in done.stdout.splitlines()]
     agents = [
         f"langchain_costwise.{name}"
-        for name in ("budget_middleware", "middleware", "router_middleware", "tool_results")
+        for name in (
+            "budget_middleware",
+            "memory_middleware",
+            "middleware",
+            "router_middleware",
+            "tool_results",
+        )
     ]
     assert missing == (agents if package.startswith("langchain") else [])

@@ -91,7 +91,7 @@ class Double:
                 except OSError:
                     self.close_connection = True  # the client gave up
 
-            do_GET = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
+            do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815
 
             def log_message(self, *args: object) -> None:
                 pass

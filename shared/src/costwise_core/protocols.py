@@ -12,12 +12,14 @@ from costwise_core.types import CallRecord, Entry, Matrix, Neighbour, Selection,
 
 if TYPE_CHECKING:
     from costwise_core.cache.policy import Verdict
+    from costwise_core.memory.messages import Conversation, Message, Summary
     from costwise_core.passages import Compressed, Passage
 
 __all__ = [
     "CacheStore",
     "Completer",
     "Compressor",
+    "ConversationStore",
     "Embedder",
     "Journal",
     "Leases",
@@ -116,6 +118,101 @@ class Leases(Protocol):
 
     def release(self, name: str, owner: str) -> None:
         """Give the lease back, if this owner still holds it."""
+        ...
+
+
+class ConversationStore(Leases, Protocol):
+    """Keeps what was said in conversations, word for word, and the summaries of it.
+
+    Two conversations meet in nothing unless id, tenant and user are the same. All state is here,
+    so any replica may serve any turn. A conversation is used when something is appended to it,
+    and with a store's `ttl` it is deleted so long after that; who only reads keeps nothing alive.
+    The lease named `Conversation.key` is deleted with the conversation. A message that is found
+    damaged is passed over, counted in `damaged`, and the others keep their numbers.
+
+    Implementations must be safe to share between threads, and return from `append` and `replace`
+    only when a `kill -9` can no longer lose what was written (memory stores excepted).
+
+    Run `costwise_core.testing.conversations.ConversationStoreContract` on one of your own.
+
+    Example:
+        >>> from costwise_core import Conversation, MemoryConversations, Message, Summary
+        >>> store: ConversationStore = MemoryConversations()
+        >>> chat = Conversation(id="42", tenant="acme", user="ann")
+        >>> store.append(chat, [Message(role="user", text="My order is 4711."),
+        ...                     Message(role="assistant", text="Thank you.")])
+        2
+        >>> store.replace(chat, Summary(text="Ann's order is 4711.", folded=2), version=0)
+        True
+        >>> store.replace(chat, Summary(text="Somebody else was late.", folded=2), version=0)
+        False
+    """
+
+    def append(self, conversation: "Conversation", messages: "Sequence[Message]") -> int:
+        """Add those of the messages whose ids are new, in their order, all or none.
+
+        What others append at the same time stands before or after them, never between. Messages
+        without an id get one as `named` says, so a whole history may be handed over again and
+        again. A known id is not written again, whatever the message says now. To append nothing
+        is no use of a conversation and begins none.
+
+        Returns:
+            How many messages the conversation has now.
+        """
+        ...
+
+    def messages(
+        self, conversation: "Conversation", *, start: int = 0, stop: int | None = None
+    ) -> "list[Message]":
+        """Return the messages from number `start` to before number `stop`, oldest first.
+
+        Reading the end of a long conversation costs no more than reading a short one.
+        """
+        ...
+
+    def summary(self, conversation: "Conversation") -> "Summary | None":
+        """Return what stands for the first messages, None if nothing does yet."""
+        ...
+
+    def replace(self, conversation: "Conversation", summary: "Summary", *, version: int) -> bool:
+        """Put a summary in the place of the one with this version, 0 where there is none.
+
+        It gets the next version, whatever its own says.
+
+        Returns:
+            False, and nothing is written, if another writer was first, or if the conversation has
+            fewer messages than are folded because it was deleted meanwhile.
+        """
+        ...
+
+    def conversations(
+        self,
+        *,
+        tenant: str | None = None,
+        user: str | None = None,
+        unused_since: float | None = None,
+    ) -> "Iterator[Conversation]":
+        """Yield the conversations, of a tenant or of one of its users, in no particular order.
+
+        With `unused_since`, only those to which nothing was appended since.
+        """
+        ...
+
+    def delete(
+        self,
+        *,
+        conversation: "Conversation | None" = None,
+        tenant: str | None = None,
+        user: str | None = None,
+        unused_since: float | None = None,
+    ) -> int:
+        """Delete conversations with their messages, summaries and leases.
+
+        Something must be selected. What is appended later begins a conversation anew.
+
+        Returns:
+            How many conversations there were.
+        """
         ...
 
 

@@ -29,11 +29,17 @@ from langchain_costwise.documents import CacheInvalidator as CacheInvalidator
 from langchain_costwise.embeddings import CachedEmbeddings as CachedEmbeddings
 from langchain_costwise.embeddings import LangChainEmbedder as LangChainEmbedder
 from langchain_costwise.examples import FewShotSelector as FewShotSelector
+from langchain_costwise.memory import RollingSummary as RollingSummary
+from langchain_costwise.memory_history import RollingSummaryHistory as RollingSummaryHistory
+from langchain_costwise.memory_middleware import (
+    RollingSummaryMiddleware as RollingSummaryMiddleware,
+)
 from langchain_costwise.micro_batch import MicroBatchEmbeddings as MicroBatchEmbeddings
 from langchain_costwise.middleware import SemanticCacheMiddleware as SemanticCacheMiddleware
 from langchain_costwise.output import OutputLimit as OutputLimit
 from langchain_costwise.packed import packed_prompts as packed_prompts
 from langchain_costwise.prompt_cache import PromptCachedChatModel as PromptCachedChatModel
+from langchain_costwise.qdrant import TunedQdrantRetriever as TunedQdrantRetriever
 from langchain_costwise.retriever import CachedRetriever as CachedRetriever
 from langchain_costwise.router_chains import route_chains as route_chains
 from langchain_costwise.router_middleware import RouterMiddleware as RouterMiddleware

@@ -30,6 +30,7 @@ from llamaindex_costwise.postprocessors import ExtractiveCompressor as Extractiv
 from llamaindex_costwise.postprocessors import LLMLinguaCompressor as LLMLinguaCompressor
 from llamaindex_costwise.postprocessors import RerankTrim as RerankTrim
 from llamaindex_costwise.prompt_cache import PromptCachedLLM as PromptCachedLLM
+from llamaindex_costwise.qdrant import TunedQdrantRetriever as TunedQdrantRetriever
 from llamaindex_costwise.query_engine import CachedQueryEngine as CachedQueryEngine
 from llamaindex_costwise.retriever import CachedRetriever as CachedRetriever
 from llamaindex_costwise.routers import Cascade as Cascade

@@ -52,10 +52,12 @@ def read(notes: Notes, name: str, after: str) -> Script[tuple[list[str], str]]:
     return [text for text in texts if text is not None], str(rows[-1][0]) if rows else after
 
 
-def acquire(name: str, owner: str, seconds: float, now: float | None) -> Script[bool]:
+def acquire(
+    name: str, owner: str, seconds: float, now: float | None, table: str = "leases"
+) -> Script[bool]:
     """Take or renew a lease, and say whether it is this owner's now."""
     rows = yield sql(
-        f"INSERT INTO @leases AS l VALUES (%s, %s, {NOW} + %s) "  # noqa: S608
+        f"INSERT INTO @{table} AS l VALUES (%s, %s, {NOW} + %s) "  # noqa: S608
         "ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, expires = excluded.expires "
         f"WHERE l.owner = excluded.owner OR l.expires <= {NOW} RETURNING 1",
         as_blob(name),
@@ -67,11 +69,11 @@ def acquire(name: str, owner: str, seconds: float, now: float | None) -> Script[
     return bool(rows)
 
 
-def release(name: str, owner: str, now: float | None) -> Script[None]:
+def release(name: str, owner: str, now: float | None, table: str = "leases") -> Script[None]:
     """Give a lease back, and clear away some that ended."""
     yield sql(
-        "DELETE FROM @leases WHERE (name = %s AND owner = %s) OR name IN ("  # noqa: S608
-        f"SELECT name FROM @leases WHERE expires <= {NOW} LIMIT %s FOR UPDATE SKIP LOCKED)",
+        f"DELETE FROM @{table} WHERE (name = %s AND owner = %s) OR name IN ("  # noqa: S608
+        f"SELECT name FROM @{table} WHERE expires <= {NOW} LIMIT %s FOR UPDATE SKIP LOCKED)",
         as_blob(name),
         as_blob(owner),
         now,

@@ -5,8 +5,7 @@ it, and the folder's name holds its version: another version never reads these f
 """
 
 import shutil
-import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from costwise_core.errors import StoreUnavailableError
+from costwise_core.stores.edge_engine import calmly, locked
 from costwise_core.stores.qdrant_points import escape, unescape, vector_name
 from costwise_core.types import Vector
 
@@ -62,11 +62,11 @@ class Shard:
         import qdrant_edge  # noqa: PLC0415
 
         self._edge: Any = qdrant_edge
-        self._lock = _locked(folder)
+        self._lock = locked(folder)
         self._path = path = folder / f"edge-{version('qdrant-edge-py')}-{_FORMAT}"
         try:
             try:
-                self._shard: Any = _calmly(qdrant_edge.EdgeShard.load, str(path))
+                self._shard: Any = calmly(qdrant_edge.EdgeShard.load, str(path))
                 self._names = set(self._named())
             except Exception:  # noqa: BLE001 - the engine raises nothing more special
                 for old in folder.glob("edge-*"):
@@ -84,7 +84,7 @@ class Shard:
                 change = self._edge.UpdateOperation.create_dense_vector(
                     name, row.vector.size, self._edge.Distance.Dot
                 )
-                _calmly(self._shard.update, change)
+                calmly(self._shard.update, change)
                 self._names.add(name)
         points = [
             self._edge.Point(
@@ -95,17 +95,17 @@ class Shard:
             for row in rows
         ]
         if points:
-            _calmly(self._shard.update, self._edge.UpdateOperation.upsert_points(points))
+            calmly(self._shard.update, self._edge.UpdateOperation.upsert_points(points))
 
     def drop(self, idents: Collection[str]) -> None:
         """Remove rows; unknown ids are ignored."""
         if idents:
-            _calmly(self._shard.update, self._edge.UpdateOperation.delete_points(list(idents)))
+            calmly(self._shard.update, self._edge.UpdateOperation.delete_points(list(idents)))
 
     def drop_expired(self, now: float) -> None:
         """Remove the rows that expired by `now`."""
         expired = self._edge.Filter(must=[self._expired(now)])
-        _calmly(self._shard.update, self._edge.UpdateOperation.delete_points_by_filter(expired))
+        calmly(self._shard.update, self._edge.UpdateOperation.delete_points_by_filter(expired))
 
     def search(
         self, vector: Vector, k: int, *, scope: str, embedder: str, now: float
@@ -124,7 +124,7 @@ class Shard:
         )
         return [
             Found(ident=str(p.id), key=unescape(p.payload["key"]), score=float(p.score))
-            for p in _calmly(self._shard.query, request)
+            for p in calmly(self._shard.query, request)
         ]
 
     def missing(self, rows: Sequence[Row]) -> list[Row]:
@@ -132,7 +132,7 @@ class Shard:
 
         Vectors are compared too, since the engine keeps no checksum of its files.
         """
-        records = _calmly(self._shard.retrieve, [row.ident for row in rows], ["stamp"], True)  # noqa: FBT003
+        records = calmly(self._shard.retrieve, [row.ident for row in rows], ["stamp"], True)  # noqa: FBT003
         here = {str(record.id): record for record in records}
         return [
             row
@@ -147,7 +147,7 @@ class Shard:
         offset = None
         while True:
             request = self._edge.ScrollRequest(offset=offset, limit=_PAGE, with_payload=False)
-            records, offset = _calmly(self._shard.scroll, request)
+            records, offset = calmly(self._shard.scroll, request)
             yield from (str(record.id) for record in records)
             if offset is None:
                 return
@@ -182,7 +182,7 @@ class Shard:
         offset = None
         while True:
             request = self._edge.ScrollRequest(offset=offset, limit=_PAGE, with_payload=["vector"])
-            records, offset = _calmly(self._shard.scroll, request)
+            records, offset = calmly(self._shard.scroll, request)
             yield from (str(record.payload["vector"]) for record in records)
             if offset is None:
                 return
@@ -192,16 +192,6 @@ class Shard:
 
     def _expired(self, now: float) -> Any:
         return self._edge.FieldCondition(key="expires", range=self._edge.RangeFloat(lte=now))
-
-
-def _calmly(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the engine, and turn a panic of it, which no `except Exception` stops, into an error."""
-    try:
-        return function(*arguments)
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":
-            raise
-        raise RuntimeError("the engine panicked") from None
 
 
 def _name(row: Row) -> str:
@@ -218,20 +208,3 @@ def _payload(row: Row) -> dict[str, Any]:
     if row.expires is not None:
         payload["expires"] = row.expires
     return payload
-
-
-def _locked(folder: Path) -> sqlite3.Connection:
-    """Claim a folder until the connection is closed or the process dies, on any system."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        db = sqlite3.connect(
-            folder / "owner.lock", timeout=0, isolation_level=None, check_same_thread=False
-        )
-    except (OSError, sqlite3.Error) as error:
-        raise StoreUnavailableError(f"{folder} cannot be used: {error}.") from error
-    try:
-        db.execute("BEGIN EXCLUSIVE")
-    except sqlite3.Error as error:
-        db.close()
-        raise StoreUnavailableError(f"{folder} is in use by another process.") from error
-    return db

@@ -6,7 +6,7 @@ from costwise_core.cache.guards.lexicon import FUNCTION_WORDS
 from costwise_core.cache.guards.quantities import is_number
 from costwise_core.cache.guards.reading import Reading, stem
 
-__all__ = ["direction", "names"]
+__all__ = ["direction", "names", "proper_names"]
 
 # German writes every noun with a capital, so there a capital says nothing.
 _GERMAN: Final = frozenset("ich der das ist wie mein meine kann und ein eine den dem wird".split())
@@ -88,6 +88,17 @@ def _initials(reading: Reading) -> str:
 
 def _is_acronym(token: str) -> bool:
     return 2 <= len(token) <= 6 and token.isalpha() and token.isupper()
+
+
+def proper_names(reading: Reading) -> tuple[str, ...]:
+    """Return the words of a text that name people, places, products or organisations, in order.
+
+    Example:
+        >>> from costwise_core.cache.guards.reading import read
+        >>> proper_names(read("Does Anna fly to Oslo with SAS?"))
+        ('anna', 'oslo', 'sas')
+    """
+    return tuple(_names(reading))
 
 
 def _names(reading: Reading) -> list[str]:

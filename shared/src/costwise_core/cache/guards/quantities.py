@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 
 from costwise_core.cache.guards.reading import Reading, stem
 
-__all__ = ["is_number", "is_span", "numbers"]
+__all__ = ["amounts", "is_number", "is_span", "numbers"]
 
 # fmt: off
 _SMALL: Final = {
@@ -162,6 +162,17 @@ def numbers(asked: Reading, stored: Reading) -> str | None:
         return None
     missing = _unmatched(hard_a, hard_s + soft_s) or _unmatched(hard_s, hard_a + soft_a)
     return f"only one of the two says {_shown(missing)}" if missing else None
+
+
+def amounts(reading: Reading) -> tuple[tuple[str, str], ...]:
+    """Return the numbers, dates, times and ids that a text insists on: values and their units.
+
+    Example:
+        >>> from costwise_core.cache.guards.reading import read
+        >>> amounts(read("Three seats for $48k on 5 May"))
+        (('3', ''), ('48000', 'usd'), ('5', ''), ('month 5', ''))
+    """
+    return tuple(_facts(reading)[0]) if _has_numbers(reading) else ()
 
 
 def is_number(word: str) -> bool:

@@ -14,7 +14,7 @@ __all__ = ["Reading", "is_lone", "read", "stem", "uninflected"]
 _LONE: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN: Final = re.compile(
     rf"[{_LONE}]"
-    r"|[.!?:]+(?=\s)"  # where a sentence ends, and the next capital says nothing
+    r"|(?<![.!?:])[.!?:]++(?=\s)"  # where a sentence ends, and the next capital says nothing
     r"|[£$€¥₹₩₽%‰]"
     r"|\d{4}-\d{1,2}-\d{1,2}(?!\w)"
     rf"|(?:(?<![\w)])[-−])?(?:\d[\d.,:/]*\d|\d)(?:(?![{_LONE}])[^\W_])*"
