@@ -1,6 +1,6 @@
 # One command each; every target sets up what it needs in .venv and is quick when nothing changed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-torch lint types wheels bench peers clean
+.PHONY: help setup demo test test-torch lint types wheels notebooks bench peers clean
 
 PYTHON ?= $(firstword $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p; done) python3)
@@ -56,6 +56,9 @@ types: setup ## Check types
 
 wheels: setup ## Build the wheels and import each in a fresh environment
 	@$(PY) -m pytest -m release $(ARGS)
+
+notebooks: setup ## Run every notebook from top to bottom
+	@$(PY) scripts/notebooks.py $(ARGS)
 
 bench: setup ## Run the benchmarks on what ships
 	@$(PY) -m benchmarks.cache_latency --entries 1000 10000 --json out/cache_latency.json

@@ -134,6 +134,9 @@ from costwise_core.output.suggest import suggest_max_tokens as suggest_max_token
 from costwise_core.passages import Compressed as Compressed
 from costwise_core.passages import Dropped as Dropped
 from costwise_core.passages import Passage as Passage
+from costwise_core.plots import plot_routing as plot_routing
+from costwise_core.plots import plot_shares as plot_shares
+from costwise_core.plots import plot_thresholds as plot_thresholds
 from costwise_core.prices import Price as Price
 from costwise_core.prices import PriceBook as PriceBook
 from costwise_core.prompt.blocks import Block as Block

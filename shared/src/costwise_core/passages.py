@@ -8,6 +8,7 @@ from costwise_core.errors import CostwiseError, nearest
 from costwise_core.types import Saving, Vector
 
 if TYPE_CHECKING:
+    from costwise_core.compress.diff import CompressionDiff
     from costwise_core.protocols import TokenCounter
 
 __all__ = ["Compressed", "Dropped", "Passage", "Span", "tokens_of"]
@@ -133,6 +134,12 @@ class Compressed:
     def share_kept(self) -> float:
         """Tokens kept of all tokens, 1.0 when there were none."""
         return self.tokens_after / self.tokens_before if self.tokens_before else 1.0
+
+    def diff(self) -> "CompressionDiff":
+        """Return the passages with what was left out marked, to print or show in a notebook."""
+        from costwise_core.compress.diff import CompressionDiff  # noqa: PLC0415 - only to look
+
+        return CompressionDiff(compressed=self)
 
     def restore(self, passage_id: str) -> Passage:
         """Return a given passage as it was retrieved, whether it was kept or not.

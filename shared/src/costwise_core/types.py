@@ -247,6 +247,10 @@ class Hit:
     def __bool__(self) -> bool:
         return True
 
+    def _repr_html_(self) -> str:
+        rows = {"question": self.question, "answer": self.answer, "age": f"{self.age:,.0f} s"}
+        return _shown(f"Hit ({self.tier}, cosine {self.cosine:.2f})", rows, self.why)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Miss:
@@ -269,6 +273,11 @@ class Miss:
 
     def __bool__(self) -> bool:
         return False
+
+    def _repr_html_(self) -> str:
+        near = {} if self.cosine is None else {"nearest": self.nearest}
+        cosine = {} if self.cosine is None else {"cosine": f"{self.cosine:.2f}"}
+        return _shown(f"Miss ({self.reason})", {**near, **cosine}, self.why)
 
 
 SavingKind: TypeAlias = Literal["measured", "modelled", "sampled"]
@@ -352,3 +361,10 @@ def frozen_tags(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         (('feature', 'faq'), ('team', 'x'))
     """
     return tuple(sorted(tags.items()))
+
+
+def _shown(heading: str, rows: Mapping[str, str], why: str) -> str:
+    from costwise_core.display_table import as_html  # noqa: PLC0415 - only when somebody looks
+
+    cells = [("", ""), *((name, text[:500]) for name, text in rows.items() if text)]
+    return as_html(heading, cells, left=2, notes=(why,) if why else ())

@@ -112,7 +112,7 @@ def missing(facts: Iterable[Fact], summary: str) -> tuple[str, ...]:
         ('Porto',)
     """
     reading = read(summary)
-    plain = reading.text.casefold()
+    plain = f"{summary}\n{reading.text}".casefold()
     numbers = amounts(reading)
     known = frozenset(words(summary))
     return tuple(fact.text for fact in facts if not _there(fact, plain, numbers, known))

@@ -38,8 +38,8 @@ _MOST_CHARS: Final = 20_000
 """What of a question is read: nobody asks more, and pasted documents are longer."""
 _CLEARLY: Final = 0.2
 """How much more of the question an old turn must have than all visible ones for a relevance of 1.
-On dialogues of LoCoMo, relevance is over 0.5 for nine of ten questions about old turns, and for one
-of ten of the turns themselves."""
+On dialogues of LoCoMo, relevance is at least 0.5 for nine of ten questions about old turns, and for
+seven of a hundred of the turns themselves."""
 _NO_QUESTION: Final = 0.4
 
 

@@ -83,8 +83,8 @@ def together(message: Message, kept: Sequence[Piece]) -> Message:
 def quoted(messages: Sequence[Message]) -> str:
     r"""Return messages as they are quoted in a prompt: who said what, under the day it was said.
 
-    A day stands above its first message only, which saves a third of the tokens that a time on each
-    would cost. A message's further lines are indented, so that none passes for another speaker's.
+    A day stands above its first message only: a day and a time on each would make it a fifth
+    longer. A message's further lines are indented, so that none passes for another speaker's.
 
     Example:
         >>> ada = Message(role="user", name="Ada", text="Three.\nOr four?", at=0.0)

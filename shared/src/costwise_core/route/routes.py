@@ -126,6 +126,17 @@ class Decision:
     expected_cost: Decimal | None = None
     abstained: bool = False
 
+    def _repr_html_(self) -> str:
+        from costwise_core.display_table import as_html, usd  # noqa: PLC0415 - only to look
+
+        rows = [("", "")]
+        if self.p is not None:
+            rows.append(("the cheaper answer would not do", f"{self.p:.0%}"))
+        if self.expected_cost is not None:
+            rows.append(("expected cost", usd(self.expected_cost)))
+        heading = f"{self.model}{' (to be safe)' if self.abstained else ''}"
+        return as_html(heading, rows, notes=(self.why,))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
