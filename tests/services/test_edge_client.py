@@ -3,7 +3,10 @@
 import asyncio
 import inspect
 import re
+import subprocess
+import sys
 import threading
+import time
 import uuid
 import warnings
 from datetime import UTC, datetime
@@ -16,7 +19,13 @@ import numpy as np
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from costwise_core.errors import ConfigError, StoreError, StoreUnavailableError, VectorError
-from costwise_core.qdrant import AsyncEdgeQdrantClient, EdgeQdrantClient, IndexConfig
+from costwise_core.qdrant import (
+    AsyncEdgeQdrantClient,
+    EdgeQdrantClient,
+    IndexConfig,
+    RemoteTarget,
+    audit,
+)
 
 SIZE = 6
 UUIDS = [str(uuid.UUID(int=n)) for n in (3, 2**90)]
@@ -650,6 +659,33 @@ def test_threads_share_one_client_while_an_index_is_built(client):
     assert here == {*range(600), *written}
 
 
+def test_deleting_a_collection_ends_the_building_of_its_index(client):
+    filled(client, None, n=3_000)
+    client.update_collection("q", hnsw_config=models.HnswConfigDiff(m=32, ef_construct=400))
+    failed = []
+
+    def build():
+        try:
+            client.optimize("q")
+        except StoreError as error:
+            failed.append(str(error))
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    while not client._home._open["q"]._building.locked():
+        time.sleep(0.001)
+    client.delete_collection("q")
+    client.create_collection("q", vectors_config=dense(2))
+    client.upsert("q", [models.PointStruct(id=1, vector=[1.0, 2.0])])
+    thread.join()
+    assert len(failed) == 1
+    assert client.retrieve("q", [1], with_vectors=True)[0].id == 1
+    client.close()
+    with EdgeQdrantClient(client._home._path) as again:
+        assert again.count("q").count == 1
+        assert again.get_collection("q").config.params.vectors.size == 2
+
+
 async def test_a_loop_is_not_blocked_and_sees_the_same(client):
     waiting = AsyncEdgeQdrantClient(client)
     assert await waiting.create_collection("c", vectors_config=dense(2))
@@ -672,9 +708,35 @@ async def test_a_loop_is_not_blocked_and_sees_the_same(client):
         client.count("c")
 
 
+def test_the_auditor_reads_it_as_it_reads_a_server(client):
+    filled(client, None)
+    found = audit(RemoteTarget(client, "q"))
+    assert found.inspection.points == 600
+    assert found.inspection.indexed_vectors == 600
+
+
 def test_nothing_warns_and_nothing_is_opened_too_early(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         client = EdgeQdrantClient(tmp_path / "edge")
         assert not (tmp_path / "edge").exists()
         client.close()
+
+
+@pytest.mark.parametrize("missing", ["qdrant_edge", "qdrant_client"])
+def test_importing_loads_nothing_and_a_missing_package_is_named(missing):
+    code = f"""
+import sys
+from costwise_core.qdrant import AsyncEdgeQdrantClient, EdgeQdrantClient
+print([m for m in ("qdrant_edge", "qdrant_client", "numpy") if m in sys.modules])
+sys.modules[{missing!r}] = None
+try:
+    EdgeQdrantClient("x")
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = ran.stdout.splitlines()
+    assert first == "[]"
+    extra = {"qdrant_edge": "edge", "qdrant_client": "qdrant"}[missing]
+    assert f"costwise-core[{extra}]" in second

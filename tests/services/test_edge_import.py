@@ -182,6 +182,21 @@ def test_points_are_read_as_pickle_would(payload, protocol):
     }
 
 
+def test_parts_that_repeat_without_end_are_refused():
+    many: list = ["x"]
+    for _ in range(60):
+        many = [many, many]
+    itself: list = []
+    itself.append(itself)
+    for payload in ({"a": many}, {"a": itself}):
+        point = models.PointStruct.model_construct(id=1, vector=[1.0], payload=payload)
+        with pytest.raises(StoreError, match="without end"):
+            read_point(pickle.dumps(point))
+    twice = ["a", "b"]
+    point = models.PointStruct.model_construct(id=1, vector=[1.0], payload={"a": twice, "b": twice})
+    assert read_point(pickle.dumps(point))["payload"] == {"a": twice, "b": twice}
+
+
 @given(st.binary(max_size=200), st.integers(0, 400))
 def test_no_bytes_do_harm(noise, cut):
     point = models.PointStruct(id=1, vector=[1.0, 2.0], payload={"a": [1, "b", None]})

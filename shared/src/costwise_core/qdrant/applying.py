@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from costwise_core.errors import ConfigError, StoreError, StoreUnavailableError
+from costwise_core.qdrant.apply_preview import preview, refuse, room
 from costwise_core.qdrant.apply_steps import Mode, Run, begun, carry_out, take_back
-from costwise_core.qdrant.changes import differing, forward
 from costwise_core.qdrant.configs import SearchConfig
 from costwise_core.qdrant.journal import Entry, Journal
 from costwise_core.qdrant.places import Place, RemotePlace
-from costwise_core.qdrant.sizing import estimate
 from costwise_core.qdrant.target_edge import EdgeTarget
 from costwise_core.qdrant.target_remote import RemoteTarget
-from costwise_core.qdrant.targets import Inspection, Target
-from costwise_core.qdrant.verifying import Verified, obstacles
+from costwise_core.qdrant.targets import Target
+from costwise_core.qdrant.verifying import Verified
 from costwise_core.qdrant.waiting import Patience
 
 if TYPE_CHECKING:
@@ -140,9 +139,15 @@ def apply(
             search = plan.baseline.search
             return Applied(state="kept", why=plan.why, search=search, collection=given)
         if dry_run:
-            _refuse(plan, seen)
-            return _planned(
-                plan, place, seen, mode, snapshot=snapshot, disk_free=disk_free, given=given
+            refuse(plan, seen)
+            steps, notes = preview(plan, place, seen, mode, snapshot=snapshot, disk_free=disk_free)
+            return Applied(
+                state="planned",
+                why="this is a dry run; nothing was changed",
+                search=plan.search,
+                collection=given,
+                steps=steps,
+                notes=notes,
             )
         if journal is None:
             raise ConfigError(
@@ -152,8 +157,8 @@ def apply(
         with Journal(journal) as book:
             fresh = not book.knows("plan")
             if fresh:
-                _refuse(plan, seen)
-                _room(plan, place, seen, mode, disk_free)
+                refuse(plan, seen)
+                room(plan, place, seen, mode, disk_free)
                 book.fact("target", lambda: given)
                 book.fact("plan", plan.to_json)
             elif _digest(book.fact("plan")) != _digest(plan.to_json()):
@@ -275,100 +280,6 @@ def _conflicts(steps: dict[str, Entry]) -> tuple[str, ...]:
         return ()
     return (
         f"{count:,} points were changed on both sides of the switch; the side in use kept its own",
-    )
-
-
-def _planned(
-    plan: "TuningPlan",
-    place: Place,
-    seen: Inspection,
-    mode: Mode,
-    *,
-    snapshot: bool,
-    disk_free: int | None,
-    given: str,
-) -> Applied:
-    changes = differing(seen.vector.index, plan.index) if forward(seen, plan.index) else []
-    steps = [Entry(name="snapshot", says="save the collection")] if snapshot else []
-    if mode == "shadow" and changes:
-        shadow = place.shadow("xxxxxxxx")
-        steps += [
-            Entry(name="create", says=f"make {shadow!r} with {plan.index}"),
-            Entry(name="copy", says=f"copy {seen.points:,} points, until nothing new is found"),
-        ]
-    elif changes:
-        was = ", ".join(f"{name} {getattr(seen.vector.index, name)}" for name in changes)
-        now = ", ".join(f"{name} {getattr(plan.index, name)}" for name in changes)
-        steps.append(Entry(name="change", says=f"{now} instead of {was}"))
-    asked = len(plan.confirm)
-    steps.append(
-        Entry(name="wait and verify", says=f"until it is built, then ask {asked:,} questions")
-    )
-    if mode == "shadow" and changes:
-        steps += [
-            Entry(name="switch", says="let everybody use the new one"),
-            Entry(name="late writes", says="bring over what was written to the old one meanwhile"),
-        ]
-    notes = [_room(plan, place, seen, mode, disk_free)]
-    if not changes:
-        notes.append("the collection is built like this already; only the search settings change")
-    if mode == "patch" and len(seen.vectors) > 1:
-        notes.append("a change of one vector rebuilds the index of all")
-    return Applied(
-        state="planned",
-        why="this is a dry run; nothing was changed",
-        search=plan.search,
-        collection=given,
-        steps=tuple(steps),
-        notes=tuple(notes),
-    )
-
-
-def _refuse(plan: "TuningPlan", seen: Inspection) -> None:
-    if why := obstacles(plan, seen):
-        raise ConfigError(f"this plan cannot be applied to {seen.collection!r}: {'; '.join(why)}.")
-    if seen.status == "red" or seen.fault:
-        raise StoreError(
-            f"{seen.collection!r} is not healthy ({seen.fault or 'status red'}): repair it first."
-        )
-
-
-def _room(
-    plan: "TuningPlan", place: Place, seen: Inspection, mode: Mode, disk_free: int | None
-) -> str:
-    """Return what disk the change takes.
-
-    Raises:
-        ConfigError: if it is not there.
-    """
-    # New files lie beside the old ones; a shadow's beside those it is built from, too.
-    sizes = [
-        estimate(
-            seen.points,
-            space.size,
-            plan.index if space.name == seen.selected else space.index,
-            datatype=space.datatype,
-            replication=seen.replication,
-        )
-        for space in seen.vectors
-        if space.kind != "sparse"
-    ]
-    needed = seen.replication * sum(
-        size.disk if mode == "patch" else size.disk_peak for size in sizes
-    )
-    free = place.free() if disk_free is None else disk_free
-    if free is None:
-        return (
-            f"about {needed / 1e6:,.0f} MB must be free on the server's disks (payloads not "
-            "counted), which cannot be seen from here: give disk_free=... to have it checked"
-        )
-    if free < needed:
-        raise ConfigError(
-            f"mode={mode!r} needs about {needed / 1e6:,.0f} MB of free disk, {free / 1e6:,.0f} MB "
-            f"are there.{' A patch needs less.' if mode == 'shadow' else ''}"
-        )
-    return (
-        f"about {needed / 1e6:,.0f} MB of disk are needed meanwhile, {free / 1e6:,.0f} MB are free"
     )
 
 

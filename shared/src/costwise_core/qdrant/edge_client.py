@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, repeat
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import UUID, uuid4
 
 from costwise_core.errors import ConfigError, nearest
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
 __all__ = ["EdgeQdrantClient"]
+
+_LIKE_SERVER: Final = "1.20.0"
+"""qdrant-edge 0.9 has what this version brought, such as turbo with 8 bits."""
 
 
 class EdgeQdrantClient:
@@ -117,6 +120,12 @@ class EdgeQdrantClient:
 
         from_client(client, Path(into), collections)
         return cls(into)
+
+    def info(self) -> "models.VersionInfo":
+        """Return the version of the server whose settings the engine here takes."""
+        told: models.VersionInfo
+        told = client_models().VersionInfo(title="qdrant-edge", version=_LIKE_SERVER)
+        return told
 
     # --- collections ------------------------------------------------------------------------
 

@@ -4,10 +4,13 @@
 in the folder, and writes what came of it as one line of JSON.
 """
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +19,8 @@ from costwise_core.errors import StoreError
 __all__ = ["optimized"]
 
 _TAIL: Final = 500
+_PARENT_DEATH_SIGNAL: Final = 1
+"""The number that prctl(2) gives to PR_SET_PDEATHSIG."""
 
 
 def optimized(shard: Path, settings: dict[str, Any]) -> bool:
@@ -50,12 +55,22 @@ def _main() -> None:
     from costwise_core.qdrant.edge_settings import as_edge_config  # noqa: PLC0415
     from costwise_core.qdrant.extras import client_models, edge_module  # noqa: PLC0415
 
+    _die_with_parent()
     settings = client_models().CreateCollection(**json.load(sys.stdin))
     shard = edge_module().EdgeShard.load(sys.argv[1], as_edge_config(settings))
     changed = shard.optimize()
     shard.flush()
     shard.close()
     sys.stdout.write(json.dumps({"changed": changed}) + "\n")
+
+
+def _die_with_parent() -> None:
+    """Have Linux end this process when the thread that waits for it is gone; others let it finish.
+
+    What it builds is of no use to anybody then, and it would go on for minutes.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def read_point(raw: bytes) -> dict[str, Any]:
         raise StoreError(f"a stored point is damaged: {error!r}.") from error
     if not isinstance(found, _Object) or not {"id", "vector"} <= found.keys():
         raise StoreError("a stored point is not what qdrant-client stores.")
+    _check_spread(found, most=1_000 + 4 * len(raw))
     return {"id": found["id"], "vector": found["vector"], "payload": found.get("payload")}
 
 
@@ -122,8 +123,22 @@ def _join(name: str, stack: list[Any]) -> None:
             raise StoreError(f"a stored point takes the step {name}, which no point does.")
 
 
+def _check_spread(found: Any, *, most: int) -> None:
+    """Refuse what refers to its own parts so often that written out it would fill the memory."""
+    todo, seen = [found], 0
+    while todo:
+        one = todo.pop()
+        seen += 1
+        if seen > most:
+            raise StoreError("a stored point repeats its own parts without end.")
+        if isinstance(one, dict):
+            todo += one.values()
+        elif isinstance(one, list):
+            todo += one
+
+
 def _since_mark(stack: list[Any]) -> list[Any]:
-    place = next(at for at in range(len(stack) - 1, -1, -1) if stack[at] is _MARK)
+    place = len(stack) - 1 - stack[::-1].index(_MARK)
     many = stack[place + 1 :]
     del stack[place:]
     return many

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenCollection"]
 
+_CLOSED: Final = "the collection was closed or deleted meanwhile."
 _FEW: Final = 32
 """So many kept writes are done again while writers wait; more are done before, if they can be."""
 _ROUNDS: Final = 3
@@ -51,6 +52,7 @@ class OpenCollection:
         self._live = _Live(kept.path)
         self._writing = threading.RLock()
         self._building = threading.Lock()
+        self._closed = False
         self._since: list[Any] | None = None
         """The writes since the copy was taken that an index is being built from."""
 
@@ -126,12 +128,15 @@ class OpenCollection:
             finally:
                 with self._writing:
                     self._since = None
-                swept(self.kept)
+                for path in (new, kept.path):
+                    if path != self.kept.path:
+                        shutil.rmtree(path, ignore_errors=True)
         return changed
 
     def close(self) -> None:
         """Write everything to disk and close the shard once nobody reads it."""
         with self._writing:
+            self._closed = True
             self._live.retire()
 
     def _swap(self, path: Path, built: Kept) -> None:
@@ -163,6 +168,8 @@ class OpenCollection:
             return len(self._since) > _FEW
 
     def _keep(self, kept: Kept) -> None:
+        if self._closed:  # the folder may be another collection's by now
+            raise StoreUnavailableError(_CLOSED)
         self.kept = kept.write()
         self.settings = client_models().CreateCollection(**kept.settings)
         self.quantized = self.quantized or is_quantized(self.settings)
@@ -171,7 +178,7 @@ class OpenCollection:
     def _live_now(self) -> Iterator["_Live"]:
         while not (live := self._live).enter():
             if live is self._live:
-                raise StoreUnavailableError("the collection was closed or deleted.")
+                raise StoreUnavailableError(_CLOSED)
         try:
             yield live
         finally:

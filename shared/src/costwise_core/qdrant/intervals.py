@@ -8,8 +8,8 @@ bad as can be. For right-or-wrong values it is Clopper and Pearson's exact bound
 the empirical Bernstein bound keep too, and are several times wider at this size.
 
 That speaks of the mean of all questions there will ever be. Whoever checks it has another sample,
-with luck of its own, so a sample of the same size is drawn from each weighted one: what is claimed
-is what such a check sees.
+mostly a smaller one, with luck of its own; so a sample of a third of the size is drawn from each
+weighted one: what is claimed is what such a check sees.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["least_questions", "mean_low", "questions_needed"]
 
 _DRAWS: Final = 4_000
+_SMALLER: Final = 3
 _MOST: Final = 1_000_000
 
 
@@ -33,10 +34,10 @@ def mean_low(
     Args:
         values: What was seen: shape (n,), in [0, 1].
         confidence: In (0, 1).
-        fresh: The next sample's size; as many as were seen when None.
+        fresh: The next sample's size; a third of what was seen when None.
 
     Example:
-        >>> 0.93 < mean_low(np.ones(59), 0.95) <= mean_low(np.ones(59), 0.95, fresh=10**6) < 0.96
+        >>> 0.8 < mean_low(np.ones(59), 0.95) < mean_low(np.ones(59), 0.95, fresh=10**6) < 0.96
         True
     """
     if not len(values):
@@ -48,7 +49,7 @@ def mean_low(
     dice = np.random.default_rng(0)
     weights = dice.standard_gamma(shape, (_DRAWS, len(shape)))
     weights /= weights.sum(axis=1, keepdims=True)
-    size = fresh or len(values)
+    size = fresh or max(1, len(values) // _SMALLER)
     means = dice.multinomial(size, weights) @ levels / size
     return float(np.quantile(means, 1 - confidence))
 

@@ -30,8 +30,8 @@ class Measured:
         recall: Mean share of the true k nearest that was found, in [0, 1].
         p5: The recall that all but the worst 5 % of the questions reach.
         below_half: Share of the questions that found less than half.
-        recall_low: What the mean of as many new questions is at least, with the plan's confidence,
-            the index rebuilt; None where that was not measured.
+        recall_low: What the mean of a third as many new questions is at least, with the plan's
+            confidence, the index rebuilt; None where that was not measured.
         hot_bytes: Bytes per vector that should be in memory; None where a server does not tell.
         disk_bytes: Bytes per vector on disk.
         search_cpu_ms: CPU milliseconds of a search on one thread; None for a server.

@@ -198,7 +198,9 @@ def _cost_name(plan: TuningPlan) -> str:
 def _notes(plan: TuningPlan) -> list[str]:
     asked, source = len(plan.confirm), plan.confirm.source
     shares = f"{plan.tune_questions:,} questions chose, {asked:,} others confirm ({source})"
-    sure = f"'at least' holds with {plan.confidence:.0%} confidence for {asked:,} new questions"
+    sure = (
+        f"'at least' holds with {plan.confidence:.0%} confidence for {asked // 3:,} new questions"
+    )
     notes = [
         f"{shares}; {sure}",
         f"{plan.sampled:,} of {plan.points:,} vectors of {plan.dims} dimensions, {plan.distance}",
