@@ -124,10 +124,10 @@ def test_all_messages_and_only_new_ones_give_the_same_view():
 
 
 def test_what_a_framework_trimmed_away_is_still_known():
-    memory, messages = memory_of(), talk(30)
-    memory.view(CHAT, messages[:40])
-    trimmed = memory.view(CHAT, messages[36:])
-    assert trimmed == memory_of().view(CHAT, messages)
+    memory, other, messages = memory_of(), memory_of(), talk(30)
+    for one in (memory, other):
+        one.view(CHAT, messages[:40])
+    assert memory.view(CHAT, messages[36:]) == other.view(CHAT, messages)
 
 
 def test_the_summary_comes_after_the_system_prompt_and_recall_before_the_question():

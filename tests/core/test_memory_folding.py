@@ -217,6 +217,24 @@ def test_a_lost_race_leaves_the_winner():
     assert memory.stats.folds["raced"] == 1
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_an_extract_saves_with_the_call_at_hand_and_a_fold_behind_it_with_the_next(background):
+    store, messages = MemoryConversations(), talk(30)
+    memory = memory_of(store, background=background)
+    ends = iter(range(1, len(messages), 2))
+    while store.summary(CHAT) is None:
+        end = next(ends)
+        memory.view(CHAT, messages[:end])
+    assert store.summary(CHAT).seen == end
+
+    model = memory_of(store, ScriptedCompleter(["They talk about words."]), background=background)
+    while store.summary(CHAT).written == 0:
+        end = next(ends)
+        model.view(CHAT, messages[:end])
+        assert model.wait(30)
+    assert store.summary(CHAT).seen == end + background
+
+
 class Onward(ScriptedCompleter):
     """The model itself, which can go on from a live prompt."""
 

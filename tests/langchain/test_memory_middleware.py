@@ -18,14 +18,18 @@ from costwise_core import (
     Budget,
     Budgets,
     Conversation,
+    ConversationMemory,
     MemoryConversations,
+    MemoryPolicy,
+    MemoryPrices,
     MemoryStore,
+    Message,
     SQLiteConversations,
     scoped,
 )
-from costwise_core.errors import ConfigError
+from costwise_core.errors import BudgetExceededError, ConfigError
 from costwise_core.memory.view import OWN_IDS
-from costwise_core.testing.fakes import HashingEmbedder, ScriptedCompleter
+from costwise_core.testing.fakes import PRICES, HashingEmbedder, ScriptedCompleter
 from langchain_costwise import (
     BudgetMiddleware,
     RollingSummaryMiddleware,
@@ -34,6 +38,7 @@ from langchain_costwise import (
     SemanticCacheMiddleware,
     as_completer,
 )
+from langchain_costwise._messages import as_message
 from tests.remembering import DEAR, FILLER, Recorder, memory_of, question, texts
 
 THREAD = {"configurable": {"thread_id": "42"}}
@@ -87,7 +92,6 @@ def test_the_prompt_is_short_and_state_and_store_are_whole(store):
     last = model.prompts[-1]
     assert last[0].text == "Be kind."
     assert SAID in last[1].text
-    assert last[-1] is not None
     assert last[-1].text == question(11)
     assert len(last) < 12
     assert memory.stats.errors == {}
@@ -112,7 +116,7 @@ def test_a_prompt_only_grows_at_its_end_until_the_next_fold():
     assert 0 < broken <= sum(memory.stats.folds.values()) < 15
     summaries = [one[1] for one in prompts if "<conversation_summary>" in one[1]]
     assert len(summaries) > 5
-    assert set(summaries) == {summaries[0]}
+    assert len(set(summaries)) <= sum(memory.stats.folds.values())
 
 
 def test_what_is_recalled_stands_right_before_the_question():
@@ -160,7 +164,7 @@ def test_structured_output_works():
 def test_the_system_prompt_and_tools_are_counted():
     seen = []
 
-    class Watching(type(summarised())):
+    class Watching(ConversationMemory):
         def view(self, conversation, messages=(), **settings):
             seen.append((settings["before"], [one.role for one in messages]))
             return super().view(conversation, messages, **settings)
@@ -231,7 +235,7 @@ def test_an_agent_within_an_agent_has_a_conversation_of_its_own():
     assert [one.id for one in memory.store.messages(CHAT)] == [one.id for one in state["messages"]]
     assert all(len(prompt) == 1 for prompt in inner_model.prompts)
     assert len(inner_model.prompts) == 8
-    assert not any("Inner" in text for prompt in outer_model.prompts for text in texts(prompt)[:1])
+    assert not any("Inner" in text for prompt in outer_model.prompts for text in texts(prompt))
 
 
 def test_an_agent_as_a_node_remembers_over_turns():
@@ -332,7 +336,10 @@ async def test_a_state_is_trimmed_in_async_runs_too(store):
 
 def test_a_state_is_not_trimmed_of_what_would_not_come_back():
     agent = agent_of(Recorder(), summarised(), trim_state=True)
-    huge = [{"type": "text", "text": FILLER}, {"type": "image", "base64": "A" * 500_000}]
+    huge = [
+        {"type": "text", "text": FILLER},
+        {"type": "image", "base64": "A" * 500_000, "mime_type": "image/png"},
+    ]
     agent.invoke({"messages": [HumanMessage(huge)]}, THREAD)
     state = talked(agent, 10)
     assert len(state["messages"]) == 22
@@ -372,30 +379,28 @@ def test_with_a_broken_store_the_whole_history_is_sent_and_counted(trims):
 
 def test_the_order_with_cache_router_and_budget(store):
     small, large = Recorder(model_name="scripted-1"), Recorder(model_name="scripted-large")
-    memory = summarised(store)
-    budgets = Budgets(Budget(limit=100, unit="calls", window="day"))
+    budgets = Budgets(Budget(limit=9, unit="calls", window="day"), prices=PRICES)
     agent = agent_of(
         large,
-        memory,
+        summarised(store),
         before=[SemanticCacheMiddleware(SemanticCache(MemoryStore()))],
-        after=[RouterMiddleware({"small": small}, policy="cheapest"), BudgetMiddleware(budgets)]
-        if False
-        else [BudgetMiddleware(budgets)],
+        after=[RouterMiddleware({"small": small}, prices=PRICES), BudgetMiddleware(budgets)],
     )
-    talked(agent, 10)
-    paid = len(large.prompts)
-    other = {"configurable": {"thread_id": "43"}}
-    for turn in range(2):
-        agent.invoke({"messages": [("user", question(turn))]}, other)
+    talked(agent, 9)
+    assert (len(small.prompts), len(large.prompts)) == (9, 0)
+    assert SAID in small.prompts[-1][0].text
     # Another thread that says the same is answered from the cache: no summary is in its key.
-    assert len(large.prompts) == paid
-    assert SAID in large.prompts[-1][0].text
+    for turn in range(9):
+        agent.invoke({"messages": [("user", question(turn))]}, {"configurable": {"thread_id": "b"}})
+    assert len(small.prompts) == 9
+    with pytest.raises(BudgetExceededError):
+        agent.invoke({"messages": [("user", "One more?")]}, THREAD)
 
 
 def test_langchains_own_loses_its_summary_and_this_does_not():
     """With 4,000 tokens between two summaries, LangChain's drops the first one (#39261)."""
     said = "The code word is XYLOPHONE."
-    theirs, asked = Recorder(), Recorder(script={})
+    asked = Recorder()
     long = " ".join(f"word{n}" for n in range(400))
     summariser = Recorder()
     own = SummarizationMiddleware(summariser, trigger=("messages", 16), keep=("messages", 4))
@@ -413,15 +418,13 @@ def test_langchains_own_loses_its_summary_and_this_does_not():
     for turn in range(20):
         agent.invoke({"messages": [("user", f"Q{turn} {long}")]}, THREAD)
     assert memory.stats.folds["folded"] > 1
-    assert all(said in one or "XYLOPHONE" in one for one in ours.asked)
+    assert all("XYLOPHONE" in one for one in ours.asked)
     assert "XYLOPHONE" in asked.prompts[-1][0].text
-    assert theirs.prompts == []
 
 
 def test_a_summary_is_asked_for_at_the_end_of_the_live_prompt():
     """The beginning of both prompts is the same, so the provider's cache is read."""
-    model = Recorder(rounds=0)
-    cached = DEAR.__class__(
+    cached = MemoryPrices(
         input=3,
         cache_read=0.3,
         cache_write=3.75,
@@ -430,19 +433,29 @@ def test_a_summary_is_asked_for_at_the_end_of_the_live_prompt():
         summary_output=15,
         appended=True,
     )
-    writer = Recorder(rounds=0)
+    model, writer = Recorder(rounds=0), Recorder(rounds=0)
     memory = memory_of(
-        summariser=as_completer(writer.bind_tools([search])), prices=cached, model="m"
+        summariser=as_completer(writer.bind_tools([search])),
+        prices=cached,
+        policy=MemoryPolicy(tail_tokens=60, summary_tokens=60),
     )
     agent = agent_of(model, memory, tools=[search], system_prompt="Be kind.")
-    talked(agent, 30)
-    assert writer.prompts
-    for prompt in writer.prompts:
-        assert prompt[0].text == "Be kind."
-        assert prompt[-1].text.startswith("Leave the task")
-        assert any(
-            texts(prompt[:-1]) == texts(live)[: len(prompt) - 1]
-            or texts(live) == texts(prompt[: len(live)])
-            for live in model.prompts
-        )
+    talked(agent, 80)
+    appended = [one for one in writer.prompts if one[-1].text.startswith("Leave the task")]
+    assert appended
+    for prompt in appended:
+        read = [live for live in model.prompts if texts(live) == texts(prompt)[: len(live)]]
+        assert len(read[-1]) == len(prompt) - 3  # then an answer, a question and the instruction
+        assert read[-1][0].text == "Be kind."
     assert writer.offered[0]["tools"] == model.offered[0]["tools"]
+
+
+async def test_the_end_of_the_live_prompt_async():
+    writer = Recorder(script={"Sum up.": SAID})
+    asks = as_message(AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}]))
+    live = [Message(role="system", text="Be kind."), Message(role="user", text="Hi."), asks]
+    live.append(Message(role="tool", text="Ho.", answers="1"))
+    completer = as_completer(writer)
+    assert await completer.acomplete_after(live, "Sum up.") == SAID
+    assert completer.complete_after(live, "Sum up.") == SAID
+    assert [one.type for one in writer.prompts[0]] == ["system", "human", "ai", "tool", "human"]

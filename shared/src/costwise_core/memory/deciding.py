@@ -75,6 +75,7 @@ class Deciding:
         before: int,
         relevance: float = 1.0,
         alone: bool = False,
+        coming: bool = False,
     ) -> MemoryPlan:
         """Decide what to do with a conversation now; `alone` is without a summariser."""
         prices = self.prices
@@ -89,6 +90,7 @@ class Deciding:
             lengths=self.lengths,
             relevance=relevance,
             model=self.model,
+            coming=coming,
         )
 
     def saved_usd(self, messages: Sequence[Message], summary: Summary, *, before: int) -> float:

@@ -108,6 +108,7 @@ class Looking:
             summary,
             before=live.before,
             relevance=relevance if summary.folded else 1.0,
+            coming=True,
         )
         if plan.action == "fold":
             summary = yield from self._fold(live, summary, plan)
@@ -133,6 +134,8 @@ class Looking:
         """Fold at once what a model is not needed for, start the rest; return what holds now."""
         if plan.mode == "extract":
             try:
+                # The call at hand is sent with it, wherever other folds are done.
+                live = replace(live, waits=True)
                 return (yield from self._folding.extract(live, summary, plan))
             except Exception as error:  # noqa: BLE001 - the old state is as good as it was
                 self._counts.error(error)

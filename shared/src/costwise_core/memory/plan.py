@@ -78,6 +78,7 @@ def plan(
     lengths: Sequence[int] = (),
     relevance: float = 1.0,
     model: str = "",
+    coming: bool = False,
 ) -> MemoryPlan:
     """Decide what to do with a conversation now: before a call is sent, or after its answer.
 
@@ -94,6 +95,8 @@ def plan(
             `TurnIndex.relevance` says. Recall gets that part of what it may spend; below 0.5
             nothing, since most of what is said in a chat needs nothing recalled.
         model: Whose tokenizer counts messages that have no `tokens`.
+        coming: Whether a call is to be sent though an answer is the last message: its question is
+            not known yet.
 
     Raises:
         ConfigError: if relevance is not in [0, 1], or the summary stands for more messages than
@@ -110,7 +113,9 @@ def plan(
         raise ConfigError(f"relevance must be in [0, 1], got {relevance}.")
     policy = policy or MemoryPolicy()
     share = policy.recall_share
-    talk = talk_of(messages, summary, prices, share=share, before=before, model=model)
+    talk = talk_of(
+        messages, summary, prices, share=share, before=before, model=model, coming=coming
+    )
     decided = _decide(talk, policy, borders(messages), turns_left(len(talk.calls), lengths))
     if not talk.pending:
         return decided

@@ -105,8 +105,9 @@ def talk_of(
     share: float = 0.0,
     before: int = 0,
     model: str = "",
+    coming: bool = False,
 ) -> Talk:
-    """Count a conversation.
+    """Count a conversation; `coming` is whether a call is, whoever spoke last.
 
     Raises:
         ConfigError: if the summary stands for more messages than there are.
@@ -128,5 +129,5 @@ def talk_of(
         before=before,
         total=list(accumulate(sizes, initial=0)),
         calls=calls_of(messages),
-        pending=bool(messages) and messages[-1].role != "assistant",
+        pending=bool(messages) and (coming or messages[-1].role != "assistant"),
     )
