@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from costwise_core.errors import ConfigError, StoreError, StoreUnavailableError
 from costwise_core.qdrant import changes
-from costwise_core.qdrant.configs import IndexConfig
 from costwise_core.qdrant.copying import Point, copy_round, merge_late, rounds
+from costwise_core.qdrant.index_config import IndexConfig
 from costwise_core.qdrant.journal import Journal
 from costwise_core.qdrant.targets import Inspection, VectorSpace
 from costwise_core.qdrant.waiting import Look, Patience, until_settled, verdict

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from costwise_core.errors import ConfigError, VectorError
 from costwise_core.qdrant import IndexConfig, Inspection, SearchConfig, VectorSpace
+from costwise_core.qdrant.asking import checked
 from costwise_core.qdrant.quantizers import QUANTIZATIONS, quantizations_of, server_version
-from costwise_core.qdrant.targets import checked
 
 models = pytest.importorskip("qdrant_client.models", reason="extra: qdrant")
 

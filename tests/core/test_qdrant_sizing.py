@@ -157,7 +157,7 @@ PASSAGES = Path("../shared/data/vec/passages.f16.npy")
 def built(folder: Path, vectors, config: IndexConfig) -> dict[str, int]:
     """Build a shard and return the bytes of its parts."""
     edge = pytest.importorskip("qdrant_edge", reason="extra: edge")
-    from costwise_core.qdrant.edge_rebuild import rebuild
+    from costwise_core.qdrant.edge_optimize import rebuild
 
     path = folder / "shard"
     dims = vectors.shape[1]

@@ -135,6 +135,27 @@ def test_a_sample_says_so() -> None:
     assert any("sample of 500" in note for note in plan.notes)
 
 
+def test_noise_of_cpu_counts_only_where_cpu_costs() -> None:
+    memory_only = QdrantPrices(ram_gib=4, disk_gib=0)
+    plan = tune(vectors(), questions(), prices=memory_only, space=SMALL, progress=False)
+    # What bytes cost is the same in each turn, so no noise can hide what they save.
+    assert not plan.keep
+    assert plan.index.vectors == "cold"
+
+
+@pytest.mark.parametrize("distance", ["Cosine", "Dot", "Euclid", "Manhattan"])
+@pytest.mark.parametrize(("scale", "shift"), [(1e-6, 0.0), (1.0, 0.0), (1e6, 0.0), (1.0, 300.0)])
+def test_what_is_near_does_not_depend_on_the_unit(
+    distance: str, scale: float, shift: float
+) -> None:
+    moved = shift if distance == "Euclid" else 0.0
+    rows, asked = (vectors() + moved) * scale, (questions(40) + moved) * scale
+    truth = exact_truth(np.float32(rows), Questions.of(asked), 10, distance=distance)
+    expected = exact_truth(vectors(), Questions.of(questions(40)), 10, distance=distance)
+    assert np.mean([len(right) for right in truth.right]) < 10.2
+    assert truth.recalls([list(right) for right in expected.right]).mean() > 0.99
+
+
 # --- sources ------------------------------------------------------------------------------------
 
 
@@ -148,7 +169,24 @@ def test_an_edge_shard_is_also_measured_where_it_is(tmp_path: Path) -> None:
     assert plan.deployed.recall > 0.9
     assert plan.points == 400
     assert list((tmp_path / "kept").glob("truth-*.json"))
-    assert not list((tmp_path / "kept").glob("shard-*"))
+    assert {path.suffix for path in (tmp_path / "kept").iterdir()} == {".json", ".jsonl"}
+
+
+def test_a_folder_with_files_of_the_user_keeps_them(tmp_path: Path) -> None:
+    np.save(tmp_path / "vectors.npy", vectors())
+    (tmp_path / "shard-mine").mkdir()
+    before = (tmp_path / "vectors.npy").read_bytes()
+    tune(tmp_path / "vectors.npy", questions(), space=SMALL, folder=tmp_path, progress=False)
+    assert (tmp_path / "vectors.npy").read_bytes() == before
+    assert (tmp_path / "shard-mine").is_dir()
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64])
+def test_tables_of_other_numbers(kind: type, tmp_path: Path) -> None:
+    np.save(tmp_path / "vectors.npy", (7 * vectors()).astype(kind))
+    plan = tune(tmp_path / "vectors.npy", questions(), space=SMALL, progress=False)
+    assert plan.reached
+    assert plan.dims == DIMS
 
 
 def test_filters_come_along(tmp_path: Path) -> None:
@@ -240,11 +278,51 @@ def test_nothing_to_search() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"k": 0}, {"recall_target": 1.0}, {"confidence": 0.0}, {"min_saving": 1.0}]
+    "wrong",
+    [
+        {"k": 0},
+        {"recall_target": 1.0},
+        {"confidence": 0.0},
+        {"min_saving": 1.0},
+        {"per_second": 0},
+        {"per_second": -1},
+        {"per_second": float("nan")},
+    ],
 )
 def test_arguments_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         tune(vectors(), questions(), space=SMALL, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "holds", "said"),
+    [
+        ("missing.npy", None, "cannot be read: No such file"),
+        ("missing.jsonl", None, "cannot be read: No such file"),
+        ("torn.npy", b"\x93NUM", "no .npy table"),
+        ("zip.npy", b"PK\x03\x04" + bytes(60), "no .npy table"),
+        ("binary.jsonl", b"\xff\xfe{}", "line 1 of binary.jsonl"),
+        ("log.csv", b"1,2", "no .npy or .jsonl file"),
+    ],
+)
+def test_files_that_cannot_be_read(
+    name: str, holds: bytes | None, said: str, tmp_path: Path
+) -> None:
+    if holds is not None:
+        (tmp_path / name).write_bytes(holds)
+    with pytest.raises(ConfigError, match=said):
+        tune(vectors(), tmp_path / name, space=SMALL)
+    if name.endswith(".npy"):
+        with pytest.raises(ConfigError, match=said):
+            tune(tmp_path / name, questions(), space=SMALL)
+    with pytest.raises(ConfigError, match=r"cannot be read|no tuning plan"):
+        TuningPlan.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("wrong", [5, None, [], ["a"], [1, [2]], {"dense": [1.0]}])
+def test_a_row_of_a_log_that_is_no_vector(wrong: object) -> None:
+    with pytest.raises(VectorError, match="row 1 of the questions is no list of numbers"):
+        Questions.from_rows([{"vector": [1.0, 2.0]}, {"vector": wrong}])
 
 
 def test_a_failing_engine_is_quoted(tmp_path: Path) -> None:
@@ -290,7 +368,7 @@ def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     keys = [line["key"] for line in after[1:]]
     assert len(keys) == len(set(keys)) > len(before)
     assert TuningPlan.load(tmp_path / "plan.json").reached
-    assert not list(tmp_path.glob("half-*"))
+    assert not (tmp_path / "costwise-sandbox").exists()
 
 
 # --- showing ------------------------------------------------------------------------------------

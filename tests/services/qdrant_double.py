@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import qdrant_edge as edge
 
 Change = edge.UpdateOperation
@@ -340,7 +341,10 @@ def term(asked: Any) -> Any:
         return condition(asked)
     if asked.get("match"):
         match = asked["match"]
-        one = edge.MatchAny(match["any"]) if "any" in match else edge.MatchValue(match["value"])
-        return edge.FieldCondition(key=asked["key"], match=one)
+        if "any" in match:
+            return edge.FieldCondition(key=asked["key"], match=edge.MatchAny(match["any"]))
+        value = match["value"]  # the binding takes Python's True for the number 1
+        value = np.bool_(value) if isinstance(value, bool) else value
+        return edge.FieldCondition(key=asked["key"], match=edge.MatchValue(value))
     limits = {name: value for name, value in asked["range"].items() if value is not None}
     return edge.FieldCondition(key=asked["key"], range=edge.RangeFloat(**limits))

@@ -1,7 +1,6 @@
 """PostgreSQL as the place of budgets: the contract on a real server, and what only one can do."""
 
 import asyncio
-import itertools
 import signal
 import subprocess
 import sys
@@ -19,9 +18,9 @@ from costwise_core.errors import (
     StoreVersionError,
 )
 from costwise_core.testing.budgets import ENDS, BudgetStoreContract, book, hold, move, moved
-from tests.services.postgres_engine import Postgres, postgres
+from tests.services.postgres_engine import Postgres
 
-numbers = itertools.count()
+pytestmark = pytest.mark.usefixtures("postgres_server")
 
 SPENDER = """
 import sys
@@ -39,36 +38,12 @@ for number in range(10**6):
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def server():
-    with postgres() as server:
-        yield server
-
-
 @pytest.fixture
-def schema(server: Postgres):
-    schema = f"test_{next(numbers)}"
-    yield schema
-    server.sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+def make(opened, postgres_server: Postgres, schema: str):
+    def make(conninfo: str = postgres_server.conninfo, **arguments) -> PostgresBudgets:
+        return opened(PostgresBudgets(conninfo, **{"schema": schema, "timeout": 30, **arguments}))
 
-
-@pytest.fixture
-def make(server: Postgres, schema: str):
-    made = []
-
-    def make(**arguments) -> PostgresBudgets:
-        arguments = {"schema": schema, "timeout": 30, **arguments}
-        made.append(PostgresBudgets(arguments.pop("conninfo", server.conninfo), **arguments))
-        return made[-1]
-
-    yield make
-    for store in made:
-        store.close()
-
-
-@pytest.fixture
-def raw(server: Postgres, schema: str):
-    return lambda statement, *values: server.sql(statement.replace("@", f"{schema}."), *values)
+    return make
 
 
 class TestPostgresBudgets(BudgetStoreContract):
@@ -88,16 +63,16 @@ def spawn(server: Postgres, schema: str, name: str, limit: int) -> subprocess.Po
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_processes_that_start_together_share_a_limit(server, schema, make, raw):
-    spenders = [spawn(server, schema, str(n), 200) for n in range(4)]
+def test_processes_that_start_together_share_a_limit(postgres_server, schema, make, raw_sql):
+    spenders = [spawn(postgres_server, schema, str(n), 200) for n in range(4)]
     paid = [len(one.communicate()[0].split()) for one in spenders]
     assert make().balances(["a"], now=0.0) == [Balance(spent=sum(paid), held=0)]
     assert 200 - 4 * 3 < sum(paid) <= 200
-    assert raw("SELECT version FROM @budget_version") == [(1,)]
+    assert raw_sql("SELECT version FROM @budget_version") == [(1,)]
 
 
-def test_a_killed_process_loses_nothing_and_its_hold_comes_back(server, schema, make):
-    spender = spawn(server, schema, "victim", 10**9)
+def test_a_killed_process_loses_nothing_and_its_hold_comes_back(postgres_server, schema, make):
+    spender = spawn(postgres_server, schema, "victim", 10**9)
     written = [spender.stdout.readline() for _ in range(30)]
     spender.send_signal(signal.SIGKILL)
     written += spender.communicate()[0].splitlines()
@@ -110,12 +85,12 @@ def test_a_killed_process_loses_nothing_and_its_hold_comes_back(server, schema, 
     assert store.balances(["a"], now=60.0) == [Balance(spent=before.spent, held=0)]
 
 
-def test_a_killed_server_loses_nothing(server, make):
+def test_a_killed_server_loses_nothing(postgres_server, make):
     store = make()
     assert move(store, "r1", "reserve", hold(60)) == moved(0, 60)
     assert move(store, "r1", "settle", book(20, 30)) == moved(20, 30)
-    server.stop(signal.SIGQUIT)
-    server.start()
+    postgres_server.stop(signal.SIGQUIT)
+    postgres_server.start()
     again = make()
     assert move(again, "r1", "settle", book(20, 30)).repeated
     assert again.balances(["a"], now=0.0) == [Balance(spent=20, held=30)]
@@ -123,10 +98,10 @@ def test_a_killed_server_loses_nothing(server, make):
     assert move(store, "r2", "reserve", hold(51)) == Refusal(account="a", left=50)
 
 
-def test_a_frozen_server_is_given_up_in_time(server, make):
+def test_a_frozen_server_is_given_up_in_time(postgres_server, make):
     store = make(timeout=0.3)
     move(store, "r1", "reserve", hold(1))
-    server.signal(signal.SIGSTOP)
+    postgres_server.signal(signal.SIGSTOP)
     try:
         started = time.monotonic()
         with pytest.raises(StoreUnavailableError):
@@ -135,7 +110,7 @@ def test_a_frozen_server_is_given_up_in_time(server, make):
         with pytest.raises(StoreUnavailableError):
             Budgets(Budget(limit=1, unit="calls"), store=store).reserve("m", input_tokens=1)
     finally:
-        server.signal(signal.SIGCONT)
+        postgres_server.signal(signal.SIGCONT)
 
 
 def test_no_server_refuses_calls(tmp_path):
@@ -188,44 +163,46 @@ def test_moves_in_both_directions_never_lock_each_other_out(make):
     assert [one.spent for one in store.balances(names, now=0.0)] == [180, 240, 180]
 
 
-def test_it_shares_a_schema_with_a_cache(server, schema, make):
-    with PostgresStore(server.conninfo, schema=schema, timeout=10, write_timeout=30) as cache:
+def test_it_shares_a_schema_with_a_cache(postgres_server, schema, make):
+    with PostgresStore(
+        postgres_server.conninfo, schema=schema, timeout=10, write_timeout=30
+    ) as cache:
         assert cache.get("k", "s") is None
         store = make()
         assert move(store, "r1", "reserve", hold(1)) == moved(0, 1)
         assert cache.get("k", "s") is None
 
 
-def test_tables_of_a_newer_costwise_are_left_alone(make, raw):
+def test_tables_of_a_newer_costwise_are_left_alone(make, raw_sql):
     move(make(), "r1", "reserve", hold(1))
-    raw("UPDATE @budget_version SET version = 99")
+    raw_sql("UPDATE @budget_version SET version = 99")
     with pytest.raises(StoreVersionError, match="newer"):
         move(make(), "r2", "reserve", hold(1))
-    assert raw("SELECT count(*) FROM @budget_holds") == [(1,)]
+    assert raw_sql("SELECT count(*) FROM @budget_holds") == [(1,)]
 
 
-def test_tables_of_somebody_else_are_left_alone(make, raw, schema):
-    raw(f"CREATE SCHEMA {schema}")
-    raw("CREATE TABLE @budget_accounts (mine text)")
+def test_tables_of_somebody_else_are_left_alone(make, raw_sql, schema):
+    raw_sql(f"CREATE SCHEMA {schema}")
+    raw_sql("CREATE TABLE @budget_accounts (mine text)")
     with pytest.raises(StoreVersionError, match="not written by this kind of store"):
         move(make(), "r1", "reserve", hold(1))
 
 
-def test_a_role_that_may_not(make, server, schema):
-    server.sql(f"CREATE ROLE {schema}_guest LOGIN")
-    store = make(conninfo=f"{server.conninfo} user={schema}_guest")
+def test_a_role_that_may_not(make, postgres_server, schema):
+    postgres_server.sql(f"CREATE ROLE {schema}_guest LOGIN")
+    store = make(conninfo=f"{postgres_server.conninfo} user={schema}_guest")
     with pytest.raises(StoreUnavailableError, match="permission denied"):
         move(store, "r1", "reserve", hold(1))
-    server.sql(f"DROP ROLE {schema}_guest")
+    postgres_server.sql(f"DROP ROLE {schema}_guest")
 
 
-def test_nothing_piles_up(make, raw):
+def test_nothing_piles_up(make, raw_sql):
     store = make()
     for number in range(100):
         made = store.move(f"r{number}", "hold", [hold(1)], now=float(number), expires=number + 10.0)
         assert isinstance(made, Moved)
-    assert raw("SELECT count(*) FROM @budget_operations") == [(10,)]
-    assert raw("SELECT count(*) FROM @budget_holds") == [(10,)]
+    assert raw_sql("SELECT count(*) FROM @budget_operations") == [(10,)]
+    assert raw_sql("SELECT count(*) FROM @budget_holds") == [(10,)]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Redis as the place of budgets: the contract on a real server, and what only one can do."""
 
 import asyncio
-import itertools
 import os
 import signal
 import subprocess
@@ -21,9 +20,7 @@ from costwise_core.errors import (
     StoreVersionError,
 )
 from costwise_core.testing.budgets import NOW, BudgetStoreContract, book, hold, move, moved
-from tests.services.redis_engine import RedisEngine, redis_engine
-
-numbers = itertools.count()
+from tests.services.redis_engine import RedisEngine
 
 SPENDER = """
 import sys
@@ -41,43 +38,12 @@ for number in range(10**6):
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with redis_engine(tmp_path_factory.mktemp("redis")) as engine:
-        yield engine
-
-
 @pytest.fixture
-def mortal(tmp_path):
-    """A server that a test may kill, freeze or fill; it needs no query engine."""
-    with redis_engine(tmp_path, search=False) as engine:
-        yield engine
+def make(opened, redis_server: RedisEngine, prefix: str):
+    def make(url: str = redis_server.url, **arguments) -> RedisBudgets:
+        return opened(RedisBudgets(url, **{"prefix": prefix, "timeout": 30, **arguments}))
 
-
-@pytest.fixture
-def prefix():
-    return f"test{next(numbers)}"
-
-
-@pytest.fixture
-def make(server: RedisEngine, prefix: str):
-    made = []
-
-    def make(url: str = server.url, **arguments) -> RedisBudgets:
-        made.append(RedisBudgets(url, **{"prefix": prefix, "timeout": 30, **arguments}))
-        return made[-1]
-
-    yield make
-    for store in made:
-        store.close()
-
-
-@pytest.fixture
-def raw(server: RedisEngine):
-    import redis
-
-    with redis.Redis.from_url(server.url) as client:
-        yield client
+    return make
 
 
 class TestRedisBudgets(BudgetStoreContract):
@@ -97,15 +63,15 @@ def spawn(server: RedisEngine, prefix: str, name: str, limit: int) -> subprocess
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_processes_share_a_limit(server, prefix, make):
-    spenders = [spawn(server, prefix, str(n), 200) for n in range(4)]
+def test_processes_share_a_limit(redis_server, prefix, make):
+    spenders = [spawn(redis_server, prefix, str(n), 200) for n in range(4)]
     paid = [len(one.communicate()[0].split()) for one in spenders]
     assert make().balances(["a"], now=0.0) == [Balance(spent=sum(paid), held=0)]
     assert 200 - 4 * 3 < sum(paid) <= 200
 
 
-def test_a_killed_process_loses_nothing_and_its_hold_comes_back(server, prefix, make):
-    spender = spawn(server, prefix, "victim", 10**9)
+def test_a_killed_process_loses_nothing_and_its_hold_comes_back(redis_server, prefix, make):
+    spender = spawn(redis_server, prefix, "victim", 10**9)
     written = [spender.stdout.readline() for _ in range(30)]
     spender.send_signal(signal.SIGKILL)
     written += spender.communicate()[0].splitlines()
@@ -203,46 +169,46 @@ def test_a_forked_child_does_not_disturb_its_parent(make):
     assert move(store, "parent", "again", hold(5)) == moved(0, 35)
 
 
-def test_it_shares_a_prefix_with_a_cache(server, prefix, make):
-    with RedisStore(server.url, prefix=prefix, timeout=10) as cache:
+def test_it_shares_a_prefix_with_a_cache(redis_server, prefix, make):
+    with RedisStore(redis_server.url, prefix=prefix, timeout=10) as cache:
         assert cache.get("k", "s") is None
         assert move(make(), "r1", "reserve", hold(1)) == moved(0, 1)
         assert cache.get("k", "s") is None
 
 
 @pytest.mark.parametrize(("version", "match"), [("2", "newer costwise"), ("x", "not costwise's")])
-def test_keys_of_others_are_left_alone(make, raw, prefix, version, match):
-    raw.set(f"{prefix}:budget:schema", version)
+def test_keys_of_others_are_left_alone(make, raw_redis, prefix, version, match):
+    raw_redis.set(f"{prefix}:budget:schema", version)
     with pytest.raises(StoreVersionError, match=match):
         move(make(), "r1", "reserve", hold(1))
     with pytest.raises(StoreVersionError, match=match):
         make().balances(["a"], now=NOW)
-    assert raw.keys(f"{prefix}:*") == [f"{prefix}:budget:schema".encode()]
+    assert raw_redis.keys(f"{prefix}:*") == [f"{prefix}:budget:schema".encode()]
 
 
-def test_a_damaged_account_refuses_calls(make, raw, prefix):
+def test_a_damaged_account_refuses_calls(make, raw_redis, prefix):
     """Fail closed: nobody knows what was spent."""
     store = make()
     move(store, "r1", "reserve", hold(1))
-    (key,) = raw.keys(f"{prefix}:budget:a:*")
-    raw.hset(key, "sh", "plenty")
+    (key,) = raw_redis.keys(f"{prefix}:budget:a:*")
+    raw_redis.hset(key, "sh", "plenty")
     with pytest.raises(StoreError):
         move(store, "r2", "reserve", hold(1))
 
 
-def test_nothing_piles_up(make, raw, prefix):
+def test_nothing_piles_up(make, raw_redis, prefix):
     store = make()
     for number in range(100):
         made = store.move(f"r{number}", "hold", [hold(1)], now=float(number), expires=number + 10.0)
         assert isinstance(made, Moved)
-    assert raw.zcard(f"{prefix}:budget:operations") == 10
-    (account,) = raw.keys(f"{prefix}:budget:a:*")
-    (expiring,) = raw.keys(f"{prefix}:budget:x:*")
-    assert raw.hlen(account) == 4 + 10
-    assert raw.zcard(expiring) == 10
+    assert raw_redis.zcard(f"{prefix}:budget:operations") == 10
+    (account,) = raw_redis.keys(f"{prefix}:budget:a:*")
+    (expiring,) = raw_redis.keys(f"{prefix}:budget:x:*")
+    assert raw_redis.hlen(account) == 4 + 10
+    assert raw_redis.zcard(expiring) == 10
     assert store.forget(ended_before=9e9) == 1
     names = {f"{prefix}:budget:operations".encode(), f"{prefix}:budget:schema".encode()}
-    assert set(raw.keys(f"{prefix}:*")) == names
+    assert set(raw_redis.keys(f"{prefix}:*")) == names
 
 
 @pytest.mark.parametrize(

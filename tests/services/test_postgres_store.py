@@ -1,7 +1,6 @@
 """The PostgreSQL store on a real server: what it shares, survives, refuses and gives up on."""
 
 import asyncio
-import itertools
 import json
 import os
 import random
@@ -39,7 +38,7 @@ from costwise_core.types import Selection
 from tests.services.postgres_engine import Postgres, postgres
 
 SCOPE = make_entry().scope
-numbers = itertools.count()
+pytestmark = pytest.mark.usefixtures("postgres_server")
 
 WRITER = """
 import sys
@@ -80,43 +79,23 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def server():
-    with postgres() as server:
-        yield server
-
-
 @pytest.fixture
-def schema(server: Postgres):
-    schema = f"test_{next(numbers)}"
-    yield schema
-    server.sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
-
-
-@pytest.fixture
-def make(server: Postgres, schema: str):
+def make(opened, postgres_server: Postgres, schema: str):
     """Makes stores of one schema, patient ones unless told otherwise, and closes them."""
-    made = []
 
-    def make(**arguments) -> PostgresStore:
-        arguments = {"schema": schema, "timeout": 10, "write_timeout": 30, **arguments}
-        made.append(PostgresStore(arguments.pop("conninfo", server.conninfo), **arguments))
-        return made[-1]
+    def make(conninfo: str = postgres_server.conninfo, **arguments) -> PostgresStore:
+        return opened(
+            PostgresStore(
+                conninfo, **{"schema": schema, "timeout": 10, "write_timeout": 30, **arguments}
+            )
+        )
 
-    yield make
-    for store in made:
-        store.close()
+    return make
 
 
 @pytest.fixture
 def store(make) -> PostgresStore:
     return make()
-
-
-@pytest.fixture
-def raw(server: Postgres, schema: str):
-    """Runs one statement behind the store's back; "@" is the schema."""
-    return lambda statement, *values: server.sql(statement.replace("@", f"{schema}."), *values)
 
 
 class Made:
@@ -182,27 +161,29 @@ def killed_at_random(writer: subprocess.Popen, rng: random.Random, kill) -> set[
     return acknowledged | {int(line) for line in rest if line.endswith("\n")}
 
 
-def check_all_there(store: PostgresStore, raw, acknowledged: set[int]) -> None:
+def check_all_there(store: PostgresStore, raw_sql, acknowledged: set[int]) -> None:
     for number in acknowledged:
         for n in range(number, number + 3):
             found = store.get(make_entry(n).key, SCOPE)
             assert found is not None
             assert found.answer == f"answer {n} " * 200
     assert {str(n) for n in acknowledged} <= set(store.read("log")[0])
-    ((rows, whole, counted),) = raw(
+    ((rows, whole, counted),) = raw_sql(
         "SELECT count(*), count(vector), (SELECT sum(entries) FROM @totals) FROM @entries"
     )
     assert rows == whole == counted
     assert rows % 3 == 0
 
 
-def test_a_writer_is_killed(server: Postgres, schema: str, store: PostgresStore, raw) -> None:
+def test_a_writer_is_killed(
+    postgres_server: Postgres, schema: str, store: PostgresStore, raw_sql
+) -> None:
     rng, acknowledged = random.Random(7), set()
     for round_ in range(10):
-        writer = spawn(WRITER, server.conninfo, schema, round_ * 1_000_000)
+        writer = spawn(WRITER, postgres_server.conninfo, schema, round_ * 1_000_000)
         acknowledged |= killed_at_random(writer, rng, writer.kill)
         assert writer.returncode == -signal.SIGKILL
-        check_all_there(store, raw, acknowledged)
+        check_all_there(store, raw_sql, acknowledged)
     assert len(acknowledged) > 20
     assert store.damaged == 0
 
@@ -230,8 +211,8 @@ def test_the_server_is_killed() -> None:
 
 
 @pytest.fixture
-def partner(server: Postgres, schema: str):
-    process = spawn(PARTNER, server.conninfo, schema)
+def partner(postgres_server: Postgres, schema: str):
+    process = spawn(PARTNER, postgres_server.conninfo, schema)
 
     def tell(verb: str, *arguments: int):
         process.stdin.write(json.dumps([verb, *arguments]) + "\n")
@@ -261,20 +242,22 @@ def test_two_processes_see_each_other_at_once(store: PostgresStore, partner) -> 
     assert partner("near", 1) == []
 
 
-def test_replicas_that_start_together(server: Postgres, schema: str, store, raw) -> None:
+def test_replicas_that_start_together(
+    postgres_server: Postgres, schema: str, store, raw_sql
+) -> None:
     writers = [
-        spawn(WRITER.replace("1_000_000", "9"), server.conninfo, schema, first)
+        spawn(WRITER.replace("1_000_000", "9"), postgres_server.conninfo, schema, first)
         for first in range(0, 600, 100)
     ]
     for writer in writers:
         writer.communicate()
     assert [writer.returncode for writer in writers] == [0] * 6
     assert len(near(store, 0, 999)) == 6 * 9
-    assert raw("SELECT version FROM @costwise") == [(len(SCHEMA),)]
+    assert raw_sql("SELECT version FROM @costwise") == [(len(SCHEMA),)]
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_replicas_that_upgrade_together(make, raw, monkeypatch, before: int) -> None:
+def test_replicas_that_upgrade_together(make, raw_sql, monkeypatch, before: int) -> None:
     if before:
         make().put([make_entry(1)])
     newer = (*SCHEMA, "ALTER TABLE @entries ADD COLUMN extra integer DEFAULT 7")
@@ -295,16 +278,18 @@ def test_replicas_that_upgrade_together(make, raw, monkeypatch, before: int) -> 
     for thread in threads:
         thread.join()
     assert errors == []
-    assert raw("SELECT version FROM @costwise") == [(len(newer),)]
-    assert raw("SELECT count(*), min(extra) FROM @entries") == [(8, 7)]
+    assert raw_sql("SELECT version FROM @costwise") == [(len(newer),)]
+    assert raw_sql("SELECT count(*), min(extra) FROM @entries") == [(8, 7)]
 
 
-def test_a_row_that_commits_late_is_not_skipped(store: PostgresStore, server, schema) -> None:
+def test_a_row_that_commits_late_is_not_skipped(
+    store: PostgresStore, postgres_server, schema
+) -> None:
     import psycopg
 
     store.append("log", ["first"])
     _, position = store.read("log")
-    with psycopg.connect(server.conninfo) as slow:
+    with psycopg.connect(postgres_server.conninfo) as slow:
         # Another replica took its number and has not committed.
         slow.execute(
             f"WITH log AS (UPDATE {schema}.journals SET newest = newest + 1 RETURNING *) "
@@ -320,10 +305,10 @@ def test_a_row_that_commits_late_is_not_skipped(store: PostgresStore, server, sc
     assert store.read("log", position)[0] == ["late", "after"]
 
 
-def test_a_log_begun_anew_is_read_from_its_beginning(store: PostgresStore, raw) -> None:
+def test_a_log_begun_anew_is_read_from_its_beginning(store: PostgresStore, raw_sql) -> None:
     store.append("log", ["a", "b", "c"])
     _, position = store.read("log")
-    raw("TRUNCATE @journal, @journals")
+    raw_sql("TRUNCATE @journal, @journals")
     store.append("log", ["d"])
     assert store.read("log", position)[0] == ["d"]
     for unknown in ("x", "-1", "1.5", "9" * 30):
@@ -331,9 +316,9 @@ def test_a_log_begun_anew_is_read_from_its_beginning(store: PostgresStore, raw) 
             store.read("log", unknown)
 
 
-def test_a_damaged_row_of_a_log_is_passed_over(store: PostgresStore, raw) -> None:
+def test_a_damaged_row_of_a_log_is_passed_over(store: PostgresStore, raw_sql) -> None:
     store.append("log", ["a", "b", "c"])
-    raw("UPDATE @journal SET content = %s WHERE number = 2", b"\xff")
+    raw_sql("UPDATE @journal SET content = %s WHERE number = 2", b"\xff")
     assert store.read("log")[0] == ["a", "c"]
     assert store.damaged == 1
 
@@ -378,7 +363,7 @@ def ask(text: str, *values: object):
         max_size=30,
     )
 )
-def test_random_scopes_never_cross(server, store: PostgresStore, placed) -> None:
+def test_random_scopes_never_cross(postgres_server, store: PostgresStore, placed) -> None:
     store.delete(Selection())
     expected: dict[tuple[str, str], tuple[str, str]] = {}
     batch = []
@@ -402,7 +387,7 @@ def test_random_scopes_never_cross(server, store: PostgresStore, placed) -> None
 # --- limits ---------------------------------------------------------------------------------------
 
 
-def test_what_saves_least_per_byte_leaves_first(make, raw) -> None:
+def test_what_saves_least_per_byte_leaves_first(make, raw_sql) -> None:
     clock = FakeClock()
     store = make(clock=clock, max_entries=20)
     rng = random.Random(3)
@@ -416,7 +401,7 @@ def test_what_saves_least_per_byte_leaves_first(make, raw) -> None:
     for n in (0, 0, 0, 1, 7):
         store.get(entries[n].key, SCOPE)
     store.put([make_entry(100)])
-    ranks = {key.decode(): rank for key, rank in raw("SELECT key, rank FROM @entries")}
+    ranks = {key.decode(): rank for key, rank in raw_sql("SELECT key, rank FROM @entries")}
     assert len(ranks) == 20
     for start in range(20, 60, 5):
         store.put(entries[start : start + 5])
@@ -434,7 +419,7 @@ def worth_now(entry, clock) -> float:
     return rank(worth=entry.worth, uses=entry.uses, size=sized.size, used=clock())
 
 
-def test_it_is_limited_in_bytes(make, raw) -> None:
+def test_it_is_limited_in_bytes(make, raw_sql) -> None:
     store = make(max_entries=None, max_bytes=50_000)
     for n in range(40):
         store.put([make_entry(n, answer="é" * 2_000)])
@@ -443,30 +428,30 @@ def test_it_is_limited_in_bytes(make, raw) -> None:
     assert kept == set(range(29, 40))
     with pytest.raises(EntryTooLargeError, match="accepts 50000"):
         store.put([make_entry(1, answer="x" * 50_000)])
-    ((counted,),) = raw("SELECT sum(bytes) <= 50000 FROM @totals")
+    ((counted,),) = raw_sql("SELECT sum(bytes) <= 50000 FROM @totals")
     assert counted
 
 
-def test_totals_stay_right_whoever_deletes(make, raw) -> None:
+def test_totals_stay_right_whoever_deletes(make, raw_sql) -> None:
     store = make(max_entries=10)
     store.put([make_entry(n) for n in range(10)])
-    raw("DELETE FROM @entries WHERE id % 2 = 0")
+    raw_sql("DELETE FROM @entries WHERE id % 2 = 0")
     store.put([make_entry(n) for n in range(20, 25)])
     assert len(near(store, 1, 99)) == 10
-    raw("TRUNCATE @entries")
+    raw_sql("TRUNCATE @entries")
     store.put([make_entry(n, vector=np.ones(7, dtype=np.float32)) for n in range(10)])
     assert len(list(store.entries(Selection()))) == 10
 
 
-def test_expired_rows_leave_with_the_next_write(make, raw) -> None:
+def test_expired_rows_leave_with_the_next_write(make, raw_sql) -> None:
     clock = FakeClock()
     store = make(clock=clock)
     store.put([make_entry(n, expires=clock() + 10) for n in range(5)])
     clock.advance(10)
     assert near(store, 1, 9) == []
-    assert raw("SELECT count(*) FROM @entries") == [(5,)]
+    assert raw_sql("SELECT count(*) FROM @entries") == [(5,)]
     store.put([make_entry(9)])
-    assert raw("SELECT count(*), (SELECT sum(entries) FROM @totals) FROM @entries") == [(1, 1)]
+    assert raw_sql("SELECT count(*), (SELECT sum(entries) FROM @totals) FROM @entries") == [(1, 1)]
 
 
 def test_the_servers_clock(store: PostgresStore) -> None:
@@ -516,9 +501,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("column", DAMAGE)
-def test_a_damaged_row_is_passed_over_and_counted(store, raw, column: str) -> None:
+def test_a_damaged_row_is_passed_over_and_counted(store, raw_sql, column: str) -> None:
     store.put([make_entry(n, documents=(("d", "v"),)) for n in range(20)])
-    raw(f"UPDATE @entries SET {column} = %s WHERE key = %s", DAMAGE[column], b"%032x" % 3)
+    raw_sql(f"UPDATE @entries SET {column} = %s WHERE key = %s", DAMAGE[column], b"%032x" % 3)
     assert store.get(make_entry(3).key, SCOPE) is None
     (best,) = near(store, 3)
     assert best != "answer 3"  # it made room for the next
@@ -542,37 +527,37 @@ def test_a_damaged_row_is_passed_over_and_counted(store, raw, column: str) -> No
         "embedder = NULL",
     ],
 )
-def test_what_no_row_can_be_the_server_refuses(store, raw, damage: str) -> None:
+def test_what_no_row_can_be_the_server_refuses(store, raw_sql, damage: str) -> None:
     import psycopg
 
     store.put([make_entry(1)])
     with pytest.raises(psycopg.IntegrityError):
-        raw(f"UPDATE @entries SET {damage}")
+        raw_sql(f"UPDATE @entries SET {damage}")
 
 
-def test_a_newer_version(make, raw) -> None:
+def test_a_newer_version(make, raw_sql) -> None:
     make().put([make_entry(1)])
-    raw("UPDATE @costwise SET version = version + 1")
+    raw_sql("UPDATE @costwise SET version = version + 1")
     newer = make()
     for use in uses(newer):
         with pytest.raises(StoreVersionError, match="newer costwise"):
             use()
-    raw("UPDATE @costwise SET version = version - 1")
+    raw_sql("UPDATE @costwise SET version = version - 1")
     assert near(newer, 1) == ["answer 1"]
 
 
 @pytest.mark.parametrize(
     "theirs", ["entries (mine text)", "costwise (version text)", "costwise (version integer)"]
 )
-def test_tables_of_somebody_else(make, raw, schema, theirs: str) -> None:
-    raw(f"CREATE SCHEMA {schema}")
-    raw(f"CREATE TABLE @{theirs}")
+def test_tables_of_somebody_else(make, raw_sql, schema, theirs: str) -> None:
+    raw_sql(f"CREATE SCHEMA {schema}")
+    raw_sql(f"CREATE TABLE @{theirs}")
     if "text)" in theirs:
-        raw(f"INSERT INTO @{theirs.partition(' ')[0]} VALUES ('precious')")
+        raw_sql(f"INSERT INTO @{theirs.partition(' ')[0]} VALUES ('precious')")
     for use in uses(make()):
         with pytest.raises(StoreVersionError, match="not written by this kind of store"):
             use()
-    assert raw("SELECT count(*) FROM pg_tables WHERE schemaname = %s", schema) == [(1,)]
+    assert raw_sql("SELECT count(*) FROM pg_tables WHERE schemaname = %s", schema) == [(1,)]
 
 
 def uses(store: PostgresStore) -> list:
@@ -589,9 +574,9 @@ def uses(store: PostgresStore) -> list:
     ]
 
 
-def test_a_schema_that_is_gone_is_made_again(store: PostgresStore, raw, schema) -> None:
+def test_a_schema_that_is_gone_is_made_again(store: PostgresStore, raw_sql, schema) -> None:
     store.put([make_entry(1)])
-    raw(f"DROP SCHEMA {schema} CASCADE")
+    raw_sql(f"DROP SCHEMA {schema} CASCADE")
     with pytest.raises(StoreUnavailableError, match="does not exist"):
         store.get(make_entry(1).key, SCOPE)
     assert store.get(make_entry(1).key, SCOPE) is None
@@ -599,11 +584,11 @@ def test_a_schema_that_is_gone_is_made_again(store: PostgresStore, raw, schema) 
     assert near(store, 1) == ["answer 1"]
 
 
-def test_a_role_that_may_not(make, server, schema) -> None:
-    server.sql(f"CREATE ROLE {schema}_guest LOGIN")
+def test_a_role_that_may_not(make, postgres_server, schema) -> None:
+    postgres_server.sql(f"CREATE ROLE {schema}_guest LOGIN")
     with pytest.raises(StoreUnavailableError, match="permission denied"):
-        make(conninfo=f"{server.conninfo} user={schema}_guest").get("k", "s")
-    server.sql(f"DROP ROLE {schema}_guest")
+        make(conninfo=f"{postgres_server.conninfo} user={schema}_guest").get("k", "s")
+    postgres_server.sql(f"DROP ROLE {schema}_guest")
 
 
 def test_a_server_without_pgvector() -> None:
@@ -617,12 +602,12 @@ def test_a_server_without_pgvector() -> None:
         answer(prepare("costwise", seconds=1))
 
 
-def test_the_extension_is_made_where_it_is_missing(make, server, schema) -> None:
-    server.sql(f"CREATE DATABASE bare_{schema}")
-    bare = make(conninfo=f"{server.conninfo} dbname=bare_{schema}")
+def test_the_extension_is_made_where_it_is_missing(make, postgres_server, schema) -> None:
+    postgres_server.sql(f"CREATE DATABASE bare_{schema}")
+    bare = make(conninfo=f"{postgres_server.conninfo} dbname=bare_{schema}")
     assert bare.get("k", "s") is None
     bare.close()
-    server.sql(f"DROP DATABASE bare_{schema}")
+    postgres_server.sql(f"DROP DATABASE bare_{schema}")
 
 
 def test_another_embedder_is_never_compared(store: PostgresStore) -> None:
@@ -639,17 +624,19 @@ def test_a_connection_string_that_is_none_is_not_quoted() -> None:
     assert caught.value.__suppress_context__
 
 
-async def test_other_defaults_of_the_database_change_nothing(make, server, schema) -> None:
-    server.sql(f"CREATE ROLE {schema}_strict SUPERUSER LOGIN")
-    server.sql(f"ALTER ROLE {schema}_strict SET default_transaction_isolation = serializable")
-    store = make(conninfo=f"{server.conninfo} user={schema}_strict")
+async def test_other_defaults_of_the_database_change_nothing(make, postgres_server, schema) -> None:
+    postgres_server.sql(f"CREATE ROLE {schema}_strict SUPERUSER LOGIN")
+    postgres_server.sql(
+        f"ALTER ROLE {schema}_strict SET default_transaction_isolation = serializable"
+    )
+    store = make(conninfo=f"{postgres_server.conninfo} user={schema}_strict")
     for _ in range(5):
         await asyncio.gather(*(store.aput([make_entry(n)]) for n in range(8)))
         await asyncio.gather(*(store.aappend("log", ["a"]) for n in range(8)))
     assert len(store.read("log")[0]) == 40
     store.delete(Selection())
-    server.sql(f"REASSIGN OWNED BY {schema}_strict TO postgres")
-    server.sql(f"DROP ROLE {schema}_strict")
+    postgres_server.sql(f"REASSIGN OWNED BY {schema}_strict TO postgres")
+    postgres_server.sql(f"DROP ROLE {schema}_strict")
 
 
 @pytest.mark.parametrize(
@@ -755,12 +742,12 @@ async def test_a_frozen_server_is_given_up_on_in_time() -> None:
         assert near(store, 1) == ["answer 1"]
 
 
-def test_a_lock_of_somebody_else_is_waited_for_no_longer(make, server, schema) -> None:
+def test_a_lock_of_somebody_else_is_waited_for_no_longer(make, postgres_server, schema) -> None:
     import psycopg
 
     store = make(timeout=0.2, write_timeout=0.3)
     store.put([make_entry(1)])
-    with psycopg.connect(server.conninfo) as other:
+    with psycopg.connect(postgres_server.conninfo) as other:
         other.execute(f"LOCK TABLE {schema}.entries IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(StoreUnavailableError, match=r"longer than 0\.2 s"):
             store.get(make_entry(1).key, SCOPE)
@@ -769,9 +756,9 @@ def test_a_lock_of_somebody_else_is_waited_for_no_longer(make, server, schema) -
     assert near(store, 1, 9) == ["answer 1"]
 
 
-def test_errors_do_not_quote_entries(store: PostgresStore, raw) -> None:
+def test_errors_do_not_quote_entries(store: PostgresStore, raw_sql) -> None:
     store.put([make_entry(1)])
-    raw("ALTER TABLE @entries ADD CHECK (length(answer) < 20)")
+    raw_sql("ALTER TABLE @entries ADD CHECK (length(answer) < 20)")
     with pytest.raises(StoreError) as caught:
         store.put([make_entry(2, answer="a secret of some length")])
     assert "secret" not in str(caught.value)
@@ -801,12 +788,12 @@ async def test_every_method_has_an_asynchronous_twin(store: PostgresStore) -> No
         await store.aacquire("job", "me", 0)
 
 
-async def test_the_event_loop_goes_on_meanwhile(make, server, schema) -> None:
+async def test_the_event_loop_goes_on_meanwhile(make, postgres_server, schema) -> None:
     import psycopg
 
     store = make()
     store.put([make_entry(1)])
-    with psycopg.connect(server.conninfo) as other:
+    with psycopg.connect(postgres_server.conninfo) as other:
         other.execute(f"LOCK TABLE {schema}.entries IN ACCESS EXCLUSIVE MODE")
         waiting = [asyncio.create_task(store.aget(make_entry(1).key, SCOPE)) for _ in range(20)]
         for _ in range(50):  # would never come to an end if one of them held the loop
@@ -819,7 +806,7 @@ async def test_the_event_loop_goes_on_meanwhile(make, server, schema) -> None:
     assert [entry.answer for entry in found[1:]] == ["answer 1"] * 19
 
 
-async def test_more_tasks_than_connections(make, server) -> None:
+async def test_more_tasks_than_connections(make, postgres_server) -> None:
     store = make(pool_size=3)
     await asyncio.gather(*(store.aput([make_entry(n)]) for n in range(40)))
     found = await asyncio.gather(*(store.aget(make_entry(n).key, SCOPE) for n in range(40)))
@@ -848,9 +835,11 @@ def test_through_the_cache(store: PostgresStore) -> None:
     assert not cache.lookup("what is the red fox?", Scope(tenant="b"))
 
 
-def test_a_batch_may_be_large_and_replace_itself(store: PostgresStore, raw) -> None:
+def test_a_batch_may_be_large_and_replace_itself(store: PostgresStore, raw_sql) -> None:
     batch = [make_entry(n % 700, answer=f"{n}") for n in range(1000)]
     store.put(batch)
     store.put([replace(entry, answer=f"again {entry.answer}") for entry in batch])
-    assert raw("SELECT count(*), (SELECT sum(entries) FROM @totals) FROM @entries") == [(700, 700)]
+    assert raw_sql("SELECT count(*), (SELECT sum(entries) FROM @totals) FROM @entries") == [
+        (700, 700)
+    ]
     assert near(store, 5) == ["again 705"]

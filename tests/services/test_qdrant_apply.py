@@ -23,8 +23,9 @@ from costwise_core.errors import (
     StoreVersionError,
 )
 from costwise_core.qdrant.applying import apply, rollback
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
+from costwise_core.qdrant.index_config import IndexConfig
 from costwise_core.qdrant.journal import Journal
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.target_edge import EdgeTarget
 from costwise_core.qdrant.target_local import LocalTarget
 from costwise_core.qdrant.target_remote import RemoteTarget
@@ -35,7 +36,6 @@ from tests.services.qdrant_server import Fault, Server, running
 POINTS = 300
 FAST = Patience(poll_seconds=0.01, settle_seconds=0.1, timeout_seconds=20)
 INT8 = IndexConfig(quantization="int8", ef_construct=120)
-SOME_ID = str(uuid.UUID(int=7))
 
 
 @pytest.fixture

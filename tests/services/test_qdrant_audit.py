@@ -28,7 +28,7 @@ from costwise_core.qdrant import (
     SearchConfig,
     audit,
 )
-from costwise_core.qdrant.edge_rebuild import rebuild
+from costwise_core.qdrant.edge_optimize import rebuild
 from costwise_core.testing.shards import small_plan, small_shard
 from tests.services.qdrant_double import Double, RefusalError
 from tests.services.qdrant_server import running

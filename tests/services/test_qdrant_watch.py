@@ -14,9 +14,10 @@ from qdrant_client import QdrantClient, models
 
 from costwise_core.__main__ import main
 from costwise_core.errors import ConfigError
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
+from costwise_core.qdrant.index_config import IndexConfig
 from costwise_core.qdrant.plan import TuningPlan
 from costwise_core.qdrant.prices import QdrantPrices
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.target_edge import EdgeTarget
 from costwise_core.qdrant.target_remote import RemoteTarget
 from costwise_core.qdrant.tiers import tiered, tiering

@@ -36,15 +36,8 @@ from costwise_core.types import Selection
 from tests.services.redis_engine import need_redis, redis_engine
 
 PATIENT = 10.0  # tests share a machine
-PREFIXES = (f"test-{number}" for number in itertools.count())
 SCOPE = make_entry().scope
 NEVER = "redis://127.0.0.1:1/0"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with redis_engine(tmp_path_factory.mktemp("redis")) as engine:
-        yield engine
 
 
 @pytest.fixture
@@ -55,22 +48,9 @@ def mortal(tmp_path):
 
 
 @pytest.fixture
-def prefix():
-    return next(PREFIXES)
-
-
-@pytest.fixture
-def store(server, prefix):
-    with RedisStore(server.url, prefix=prefix, timeout=PATIENT) as store:
+def store(redis_server, prefix):
+    with RedisStore(redis_server.url, prefix=prefix, timeout=PATIENT) as store:
         yield store
-
-
-@pytest.fixture
-def raw(server):
-    import redis
-
-    with redis.Redis.from_url(server.url, protocol=2) as client:
-        yield client
 
 
 # --- the contracts ------------------------------------------------------------------------------
@@ -78,17 +58,12 @@ def raw(server):
 
 class OnRedis:
     @pytest.fixture(autouse=True)
-    def on_server(self, server, prefix):
-        self.url, self.prefix = server.url, prefix
-        self.opened: list[RedisStore] = []
-        yield
-        for store in self.opened:
-            store.close()
+    def on_server(self, opened, redis_server, prefix):
+        self.opened, self.url, self.prefix = opened, redis_server.url, prefix
 
     def make_store(self, clock):
         self.clock = clock
-        self.opened.append(RedisStore(self.url, prefix=self.prefix, timeout=PATIENT, clock=clock))
-        return self.opened[-1]
+        return self.opened(RedisStore(self.url, prefix=self.prefix, timeout=PATIENT, clock=clock))
 
     def reopen(self, store):
         return self.make_store(self.clock)
@@ -154,8 +129,8 @@ def test_no_text_breaks_out_of_a_query(store, scope):
     assert len(store.search(direction(1), 9, SCOPE, EMBEDDER)) == 2
 
 
-def test_prefixes_share_nothing(server, store, prefix):
-    with RedisStore(server.url, prefix=f"{prefix}x", timeout=PATIENT) as other:
+def test_prefixes_share_nothing(redis_server, store, prefix):
+    with RedisStore(redis_server.url, prefix=f"{prefix}x", timeout=PATIENT) as other:
         store.put([make_entry(1)])
         store.append("log", ["a"])
         assert store.acquire("job", "me", 60)
@@ -166,11 +141,11 @@ def test_prefixes_share_nothing(server, store, prefix):
         assert other.acquire("job", "you", 60)
 
 
-def test_a_copy_under_another_name_is_not_served(store, raw, prefix):
+def test_a_copy_under_another_name_is_not_served(store, raw_redis, prefix):
     store.put([make_entry(1)])
     names = Names(prefix=prefix)
-    raw.copy(names.entry(SCOPE, make_entry(1).key), names.entry("victim", make_entry(1).key))
-    raw.copy(names.entry(SCOPE, make_entry(1).key), names.entry(SCOPE, make_entry(2).key))
+    raw_redis.copy(names.entry(SCOPE, make_entry(1).key), names.entry("victim", make_entry(1).key))
+    raw_redis.copy(names.entry(SCOPE, make_entry(1).key), names.entry(SCOPE, make_entry(2).key))
     assert store.get(make_entry(1).key, "victim") is None
     assert store.get(make_entry(2).key, SCOPE) is None
     assert store.damaged == 2
@@ -196,10 +171,10 @@ def test_a_copy_under_another_name_is_not_served(store, raw, prefix):
         ("b", None),
     ],
 )
-def test_damaged_values_are_misses_and_counted(store, raw, prefix, field, value):
+def test_damaged_values_are_misses_and_counted(store, raw_redis, prefix, field, value):
     store.put([make_entry(1), make_entry(2)])
     name = Names(prefix=prefix).entry(SCOPE, make_entry(1).key)
-    raw.hdel(name, field) if value is None else raw.hset(name, field, value)
+    raw_redis.hdel(name, field) if value is None else raw_redis.hset(name, field, value)
     assert store.get(make_entry(1).key, SCOPE) is None
     assert store.damaged == 1
     near = store.search(direction(1), 1, SCOPE, EMBEDDER)
@@ -207,54 +182,54 @@ def test_damaged_values_are_misses_and_counted(store, raw, prefix, field, value)
     assert [e.answer for e in store.entries(Selection())] == ["answer 2"]
     assert store.delete(Selection(scope=SCOPE)) == 1
     if field != "u":  # a row whose time is no number is in no index, so only a put can replace it
-        assert not raw.exists(name)
+        assert not raw_redis.exists(name)
 
 
-def test_what_is_too_large_is_not_read(store, raw, prefix):
+def test_what_is_too_large_is_not_read(store, raw_redis, prefix):
     store.put([make_entry(1)])
     name = Names(prefix=prefix).entry(SCOPE, make_entry(1).key)
-    body = json.loads(raw.hget(name, "b"))
-    raw.hset(name, "b", json.dumps({**body, "answer": "x" * 20_000_000}))
+    body = json.loads(raw_redis.hget(name, "b"))
+    raw_redis.hset(name, "b", json.dumps({**body, "answer": "x" * 20_000_000}))
     assert store.get(make_entry(1).key, SCOPE) is None
     assert store.search(direction(1), 1, SCOPE, EMBEDDER) == []
     assert list(store.entries(Selection())) == []
-    raw.hset(name, "b", json.dumps({**body, "answer": "short"}))
+    raw_redis.hset(name, "b", json.dumps({**body, "answer": "short"}))
     found = store.get(make_entry(1).key, SCOPE)
     assert found is not None
     assert found.answer == "short"
 
 
 @pytest.mark.parametrize("vector", [b"", b"x", b"\x00" * 96, b"\xff" * 96, b"\x01" * 9_000_000])
-def test_a_damaged_vector_is_never_compared(store, raw, prefix, vector):
+def test_a_damaged_vector_is_never_compared(store, raw_redis, prefix, vector):
     store.put([make_entry(1), make_entry(2)])
     name = Names(prefix=prefix).entry(SCOPE, make_entry(1).key)
-    raw.hset(name, raw.hget(name, "w"), vector)
+    raw_redis.hset(name, raw_redis.hget(name, "w"), vector)
     near = store.search(direction(1), 5, SCOPE, EMBEDDER)
     assert [n.entry.answer for n in near] == ["answer 2"]
 
 
-def test_the_cosine_is_that_of_the_vector_stored_with_the_answer(store, raw, prefix):
+def test_the_cosine_is_that_of_the_vector_stored_with_the_answer(store, raw_redis, prefix):
     store.put([make_entry(1)])
     name = Names(prefix=prefix).entry(SCOPE, make_entry(1).key)
     # A unit vector within the tolerance, which an index would normalise and call equal.
-    raw.hset(name, raw.hget(name, "w"), (direction(1) * np.float32(0.9998)).tobytes())
+    raw_redis.hset(name, raw_redis.hget(name, "w"), (direction(1) * np.float32(0.9998)).tobytes())
     (near,) = store.search(direction(1), 1, SCOPE, EMBEDDER)
     assert near.cosine == pytest.approx(0.9998, abs=1e-5)
 
 
-def test_another_kind_of_key_is_damage(store, raw, prefix):
+def test_another_kind_of_key_is_damage(store, raw_redis, prefix):
     name = Names(prefix=prefix).entry(SCOPE, make_entry(1).key)
-    raw.set(name, "a string")
+    raw_redis.set(name, "a string")
     assert store.get(make_entry(1).key, SCOPE) is None
     assert store.damaged == 1
     store.put([make_entry(1)])
     assert store.get(make_entry(1).key, SCOPE) is not None
 
 
-def test_large_and_broken_rows_of_a_log_are_passed_over(store, raw, prefix):
+def test_large_and_broken_rows_of_a_log_are_passed_over(store, raw_redis, prefix):
     store.append("log", ["a"])
     for row in (b"x" * 4_001, b"\xff\xfe"):
-        raw.xadd(Names(prefix=prefix).log("log"), {"r": row})
+        raw_redis.xadd(Names(prefix=prefix).log("log"), {"r": row})
     store.append("log", ["b"])
     assert store.read("log")[0] == ["a", "b"]
     assert store.damaged == 2
@@ -287,9 +262,9 @@ def test_reading_anything_is_an_entry_or_a_known_error(row):
 
 
 @pytest.mark.parametrize("version", ["2", "x", "1.5"])
-def test_another_version_is_refused_everywhere(store, raw, prefix, version):
+def test_another_version_is_refused_everywhere(store, raw_redis, prefix, version):
     store.put([make_entry(1)])
-    raw.set(Names(prefix=prefix).schema, version)
+    raw_redis.set(Names(prefix=prefix).schema, version)
     match = "newer costwise" if version == "2" else "not costwise's"
     for do in (
         lambda: store.get(make_entry(1).key, SCOPE),
@@ -304,15 +279,15 @@ def test_another_version_is_refused_everywhere(store, raw, prefix, version):
     ):
         with pytest.raises(StoreVersionError, match=match):
             do()
-    raw.set(Names(prefix=prefix).schema, "1")
+    raw_redis.set(Names(prefix=prefix).schema, "1")
     assert [e.answer for e in store.entries(Selection())] == ["answer 1"]
 
 
-def test_two_processes_cannot_disagree_on_a_width(server, prefix):
+def test_two_processes_cannot_disagree_on_a_width(redis_server, prefix):
     failures = []
 
     def work(dim):
-        with RedisStore(server.url, prefix=prefix, timeout=PATIENT) as own:
+        with RedisStore(redis_server.url, prefix=prefix, timeout=PATIENT) as own:
             for n in range(20):
                 try:
                     own.put([make_entry(dim * 100 + n, vector=np.eye(dim, dtype=np.float32)[n])])
@@ -331,19 +306,19 @@ def test_two_processes_cannot_disagree_on_a_width(server, prefix):
 # --- expiry -------------------------------------------------------------------------------------
 
 
-def test_redis_itself_removes_what_has_expired(store, raw, prefix):
+def test_redis_itself_removes_what_has_expired(store, raw_redis, prefix):
     now = time.time()
     store.put([make_entry(n, expires=now + 0.2) for n in range(20)])
     store.put([make_entry(99, expires=now + 3_600, vector=direction(5)), make_entry(98)])
     names = Names(prefix=prefix)
-    assert raw.pttl(names.entry(SCOPE, make_entry(99).key)) > 3_000_000
-    assert raw.pttl(names.entry(SCOPE, make_entry(98).key)) == -1
-    while raw.exists(*(names.entry(SCOPE, make_entry(n).key) for n in range(20))):
+    assert raw_redis.pttl(names.entry(SCOPE, make_entry(99).key)) > 3_000_000
+    assert raw_redis.pttl(names.entry(SCOPE, make_entry(98).key)) == -1
+    while raw_redis.exists(*(names.entry(SCOPE, make_entry(n).key) for n in range(20))):
         time.sleep(0.05)
     near = store.search(direction(5), 9, SCOPE, EMBEDDER)
     assert [n.entry.key for n in near] == [make_entry(99).key, make_entry(98).key]
     store.put([make_entry(99)])  # now for ever
-    assert raw.pttl(names.entry(SCOPE, make_entry(99).key)) == -1
+    assert raw_redis.pttl(names.entry(SCOPE, make_entry(99).key)) == -1
 
 
 def test_far_future_and_past(store):
@@ -462,18 +437,18 @@ def test_a_server_without_the_query_engine_says_so(tmp_path):
         assert store.get(make_entry(1).key, SCOPE) is None  # not half stored either
 
 
-def test_a_database_that_cannot_be_searched(server, prefix):
-    with RedisStore(server.url[:-1] + "1", prefix=prefix, timeout=PATIENT) as store:
+def test_a_database_that_cannot_be_searched(redis_server, prefix):
+    with RedisStore(redis_server.url[:-1] + "1", prefix=prefix, timeout=PATIENT) as store:
         with pytest.raises(StoreError, match="db"):
             store.put([make_entry(1)])
         assert store.get(make_entry(1).key, SCOPE) is None
 
 
-def test_an_index_that_was_dropped_is_built_again(store, raw, prefix):
+def test_an_index_that_was_dropped_is_built_again(store, raw_redis, prefix):
     store.put([make_entry(n, created=float(n)) for n in range(500)])
     names = Names(prefix=prefix)
-    raw.execute_command("FT.DROPINDEX", names.index)
-    raw.execute_command("FT.DROPINDEX", names.near(EMBEDDER, direction(1).size))
+    raw_redis.execute_command("FT.DROPINDEX", names.index)
+    raw_redis.execute_command("FT.DROPINDEX", names.near(EMBEDDER, direction(1).size))
     with pytest.raises(StoreError, match="index"):
         store.search(direction(1), 1, SCOPE, EMBEDDER)
     # A selection waits for the index: what it missed would be served for ever.
@@ -565,11 +540,11 @@ with RedisStore(url, prefix=prefix, timeout=10) as store:
 """
 
 
-def test_two_processes_see_each_other(server, store, prefix):
+def test_two_processes_see_each_other(redis_server, store, prefix):
     store.put([make_entry(1)])
     store.append("log", ["hello"])
     assert store.acquire("job", "parent", 60)
-    subprocess.run([sys.executable, "-c", OTHER, server.url, prefix], check=True)
+    subprocess.run([sys.executable, "-c", OTHER, redis_server.url, prefix], check=True)
     assert store.get(make_entry(1).key, SCOPE) is None
     near = store.search(direction(1), 9, SCOPE, EMBEDDER)
     assert [n.entry.answer for n in near] == ["answer 2"]
@@ -599,12 +574,12 @@ store.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_child_has_connections_of_its_own(server, prefix):
-    subprocess.run([sys.executable, "-c", FORK, server.url, prefix], check=True)
+def test_a_forked_child_has_connections_of_its_own(redis_server, prefix):
+    subprocess.run([sys.executable, "-c", FORK, redis_server.url, prefix], check=True)
 
 
-async def test_sync_and_async_see_the_same(server, prefix):
-    async with RedisStore(server.url, prefix=prefix, timeout=PATIENT) as store:
+async def test_sync_and_async_see_the_same(redis_server, prefix):
+    async with RedisStore(redis_server.url, prefix=prefix, timeout=PATIENT) as store:
         await store.aput([make_entry(1)])
         store.put([make_entry(2)])
         found = store.get(make_entry(1).key, SCOPE)
@@ -624,8 +599,8 @@ async def test_sync_and_async_see_the_same(server, prefix):
             await store.asearch(direction(1) * np.nan, 9, SCOPE, EMBEDDER)
 
 
-def test_each_event_loop_has_connections_of_its_own(server, prefix):
-    store = RedisStore(server.url, prefix=prefix, timeout=PATIENT)
+def test_each_event_loop_has_connections_of_its_own(redis_server, prefix):
+    store = RedisStore(redis_server.url, prefix=prefix, timeout=PATIENT)
 
     async def once(number):
         await store.aput([make_entry(number)])
@@ -667,8 +642,8 @@ async def test_more_tasks_than_connections_wait_for_one(store):
     await store.aclose()
 
 
-def test_loops_that_ended_are_forgotten(server, prefix):
-    subprocess.run([sys.executable, "-c", LOOPS, server.url, prefix], check=True)
+def test_loops_that_ended_are_forgotten(redis_server, prefix):
+    subprocess.run([sys.executable, "-c", LOOPS, redis_server.url, prefix], check=True)
 
 
 async def test_waiting_for_the_server_does_not_block_the_loop(mortal):
@@ -685,8 +660,8 @@ async def test_waiting_for_the_server_does_not_block_the_loop(mortal):
         assert found.answer == "answer 1"
 
 
-async def test_async_calls_need_no_threads(server, prefix):
-    async with RedisStore(server.url, prefix=prefix, timeout=PATIENT) as store:
+async def test_async_calls_need_no_threads(redis_server, prefix):
+    async with RedisStore(redis_server.url, prefix=prefix, timeout=PATIENT) as store:
         cache = Cache(store, embedder=HashingEmbedder())
         before = threading.active_count()
         scope = Scope(tenant="t")
@@ -696,8 +671,8 @@ async def test_async_calls_need_no_threads(server, prefix):
         assert threading.active_count() == before
 
 
-async def test_a_cancelled_call_spoils_no_later_one(server, prefix):
-    async with RedisStore(server.url, prefix=prefix, timeout=PATIENT) as store:
+async def test_a_cancelled_call_spoils_no_later_one(redis_server, prefix):
+    async with RedisStore(redis_server.url, prefix=prefix, timeout=PATIENT) as store:
         await store.aput([make_entry(n) for n in range(10)])
         rng = random.Random(3)
         for _ in range(200):
@@ -747,10 +722,10 @@ def test_importing_and_making_one_loads_and_opens_nothing():
     assert out.stdout.strip() == "False"
 
 
-def test_a_deletion_spares_what_was_replaced_meanwhile(store, prefix, server):
+def test_a_deletion_spares_what_was_replaced_meanwhile(store, prefix, redis_server):
     """A new answer is not deleted for what the old one was."""
     store.put([make_entry(n, documents=(("d", "1"),)) for n in range(120)])
-    other = RedisStore(server.url, prefix=prefix, timeout=PATIENT)
+    other = RedisStore(redis_server.url, prefix=prefix, timeout=PATIENT)
     flows = store._flows
     read = flows._rows
 

@@ -155,6 +155,9 @@ from costwise_core.prompt.provider_cache import best_lifetime as best_lifetime
 from costwise_core.protocols import Completer as Completer
 from costwise_core.protocols import ConversationStore as ConversationStore
 from costwise_core.rates import Rates as Rates
+from costwise_core.replaying.result import Finding as Finding
+from costwise_core.replaying.result import Replay as Replay
+from costwise_core.replaying.running import replay as replay
 from costwise_core.report.advice import Advice as Advice
 from costwise_core.report.report import Report as Report
 from costwise_core.report.report import report_of as report_of

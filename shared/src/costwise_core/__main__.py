@@ -18,6 +18,7 @@ COMMANDS: Final = {
         "what models cost, and how good they are, on your prompts",
     ),
     "qdrant": ("costwise_core.qdrant.command:qdrant_command", "make a Qdrant collection cheaper"),
+    "replay": ("costwise_core.commands.replay:replay_command", "what costwise would have saved"),
     "report": ("costwise_core.commands.report:report_command", "make a report over a ledger"),
     "retain": ("costwise_core.commands.retain:retain_command", "archive or delete what is old"),
     "whatif": ("costwise_core.whatif.command:whatif_command", "what a change would cost or save"),

@@ -8,7 +8,6 @@ from dataclasses import fields
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from costwise_core.errors import ConfigError, StoreError
@@ -209,12 +208,7 @@ class SQLiteLedger:
     def __enter__(self) -> "SQLiteLedger":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

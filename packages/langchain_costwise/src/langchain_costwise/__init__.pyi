@@ -46,5 +46,6 @@ from langchain_costwise.router_middleware import RouterMiddleware as RouterMiddl
 from langchain_costwise.routers import Cascade as Cascade
 from langchain_costwise.routers import CostRouter as CostRouter
 from langchain_costwise.routers import Fallback as Fallback
+from langchain_costwise.stack import Stack as Stack
 from langchain_costwise.tool_results import CompressionMiddleware as CompressionMiddleware
 from langchain_costwise.tracking import track as track

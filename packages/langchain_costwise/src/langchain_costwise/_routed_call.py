@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult, Generation
 from langchain_core.runnables import RunnableBinding
 
+from costwise_core.context import scoped
 from costwise_core.drive import Flow
 from costwise_core.errors import ConfigError
 from costwise_core.route.answering import Outcome, Routing
@@ -20,6 +21,7 @@ from langchain_costwise._history import MARK, readable_for
 from langchain_costwise._replay import replay
 from langchain_costwise._spending import model_name, produced
 from langchain_costwise._wrapper import aask, alive, ask, complete, live
+from langchain_costwise.cache import SAID
 from langchain_costwise.tracking import unshown
 
 __all__ = ["RoutedCall", "Said"]
@@ -81,7 +83,9 @@ class RoutedCall:
                 model=self.routing.routes[0].priced_as,
                 prefixes=self.prefixes,
             )
-            outcome = yield from self.routing.answer(asked, self)
+            # What a config says of the request holds for router and judge, too.
+            with scoped(**(self.kwargs.get(SAID) or {})):
+                outcome = yield from self.routing.answer(asked, self)
             return outcome
         finally:
             self._write_down(outcome)

@@ -13,6 +13,7 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 
 from costwise_core.cache import VOLATILE, Cache, Volatile
 from costwise_core.cache.cacheable import CachePolicy
+from costwise_core.cache.changes import Documents
 from costwise_core.cache.judge import Judge
 from costwise_core.context import RequestContext, current_request
 from costwise_core.dedup import InFlight
@@ -281,9 +282,13 @@ class SemanticCache(BaseCache):
             return found
         return self._read(found) or in_flight.alone(request.question)
 
-    def keep(self, call: ModelCall, generations: Sequence[Generation], lead: Lead) -> Flow[None]:
+    def keep(
+        self, call: ModelCall, generations: Sequence[Generation], lead: Lead, **drawn: Any
+    ) -> Flow[None]:
         """Keep an answer if it is fit to be served again, and give it to all who wait for it."""
-        written = yield from self._update(call.prompt, call.llm_string, generations, call.said)
+        written = yield from self._update(
+            call.prompt, call.llm_string, generations, call.said, **drawn
+        )
         if written is not None:
             lead.share(*written)
 
@@ -296,7 +301,15 @@ class SemanticCache(BaseCache):
             return None
 
     def _update(
-        self, prompt: str, llm_string: str, generations: Sequence[Generation], said: Said
+        self,
+        prompt: str,
+        llm_string: str,
+        generations: Sequence[Generation],
+        said: Said,
+        *,
+        sent: str = "",
+        documents: Documents = (),
+        since: int | None = None,
     ) -> Flow[tuple[str, Usage] | None]:
         """Store an answer and return it as it was written, None if it is not fit for others."""
         try:
@@ -308,7 +321,9 @@ class SemanticCache(BaseCache):
             if isinstance(written, str):
                 self.cache.count_not_stored(written)
                 return None
-            usage = written.usage or _estimate(prompt, generations, request.scope.model)
+            usage = written.usage or _estimate(
+                sent or prompt_text(prompt), generations, request.scope.model
+            )
             stored = yield from call(
                 self.cache.store,
                 request.question,
@@ -319,6 +334,8 @@ class SemanticCache(BaseCache):
                 near=request.near,
                 text=written.text,
                 usage=usage,
+                documents=documents,
+                since=since,
             )
             return (written.answer, usage) if stored.fit else None  # noqa: TRY300
         except Exception as error:  # noqa: BLE001
@@ -326,7 +343,7 @@ class SemanticCache(BaseCache):
             return None
 
     def _request(self, prompt: str, llm_string: str, said: Said) -> Request | Miss:
-        context = request_context(said)
+        context = self._context(said)
         if context.uncached:
             return Miss(reason="bypass", why="the caller asked for no cache")
         request = read_request(prompt, llm_string, context, volatile=self.volatile)
@@ -336,6 +353,9 @@ class SemanticCache(BaseCache):
         if isinstance(scope, str):
             return Miss(reason="no_scope", why=scope)
         return replace(request, scope=scope)
+
+    def _context(self, said: Said) -> RequestContext:
+        return request_context(said)
 
 
 def with_said(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -379,9 +399,9 @@ def _cache(store: CacheStore | Cache | str | Path, **settings: Any) -> Cache:
     return Cache(store, **given)
 
 
-def _estimate(prompt: str, generations: Sequence[Generation], model: str) -> Usage:
+def _estimate(sent: str, generations: Sequence[Generation], model: str) -> Usage:
     return Usage(
-        input_tokens=count_tokens(prompt_text(prompt), model).tokens,
+        input_tokens=count_tokens(sent, model).tokens,
         output_tokens=sum(count_tokens(item.text, model).tokens for item in generations),
         estimated=True,
     )

@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import Field, field_validator
 
-from costwise_core.qdrant.configs import SearchConfig
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.tuned import search_of
 
 __all__ = ["TunedQdrantRetriever"]

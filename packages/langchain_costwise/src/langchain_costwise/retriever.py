@@ -25,7 +25,7 @@ from langchain_costwise._answers import bounded_json
 from langchain_costwise._documents import documents_of
 from langchain_costwise.cache import SAID, Said, check_names, request_context, with_said
 
-__all__ = ["CachedRetriever"]
+__all__ = ["CachedRetriever", "identity"]
 
 _FOUND: Final = CallFacts(by_model=False)
 
@@ -191,7 +191,7 @@ class CachedRetriever(BaseRetriever):
                 corpus=self.corpus,
                 # A corpus named for the whole request must not mix two retrievers' results.
                 template=self.corpus,
-                tools=fingerprint(_identity(self.retriever), arguments, volatile=()),
+                tools=fingerprint(identity(self.retriever), arguments, volatile=()),
             ),
             self.require,
         )
@@ -212,7 +212,7 @@ class CachedRetriever(BaseRetriever):
         return None
 
 
-def _identity(retriever: BaseRetriever) -> str:
+def identity(retriever: BaseRetriever) -> str:
     """Return the retriever's class and plain settings; what it searches is told by the corpus."""
     settings = {
         name: value

@@ -23,6 +23,9 @@ from llamaindex_costwise.events import RouteEvent as RouteEvent
 from llamaindex_costwise.examples import FewShotSelector as FewShotSelector
 from llamaindex_costwise.ingestion import CacheInvalidator as CacheInvalidator
 from llamaindex_costwise.llm import CachedLLM as CachedLLM
+from llamaindex_costwise.memory import RollingSummaryMemory as RollingSummaryMemory
+from llamaindex_costwise.memory_blocks import RecallBlock as RecallBlock
+from llamaindex_costwise.memory_blocks import RollingSummaryBlock as RollingSummaryBlock
 from llamaindex_costwise.output import OutputLimit as OutputLimit
 from llamaindex_costwise.packed import packed_prompts as packed_prompts
 from llamaindex_costwise.postprocessors import CostwiseCompressor as CostwiseCompressor
@@ -37,5 +40,6 @@ from llamaindex_costwise.routers import Cascade as Cascade
 from llamaindex_costwise.routers import CostRouter as CostRouter
 from llamaindex_costwise.routers import Fallback as Fallback
 from llamaindex_costwise.selector import CostSelector as CostSelector
+from llamaindex_costwise.stack import Stack as Stack
 from llamaindex_costwise.tool_results import compressed_tool as compressed_tool
 from llamaindex_costwise.tracking import track as track

@@ -21,7 +21,7 @@ from llama_index.core.base.llms.types import (
 
 from costwise_core.route.portable import plain_id
 
-__all__ = ["Makers", "readable_for"]
+__all__ = ["Makers", "calls_in", "readable_for"]
 
 _MOST: Final = 10_000
 _TAKE_MARKS: Final = ("anthropic", "bedrock", "claude")
@@ -83,7 +83,7 @@ def readable_for(
     for one in messages:
         message = one
         if message.role == MessageRole.ASSISTANT:
-            ids = [call.tool_call_id for call in _calls(message) if call.tool_call_id]
+            ids = [call.tool_call_id for call in calls_in(message) if call.tool_call_id]
             if makers.made(message, provider):
                 # An id that comes again belongs to whoever used it last.
                 for ident in ids:
@@ -106,12 +106,12 @@ def _plain(message: ChatMessage, renamed: Mapping[str, str]) -> ChatMessage:
         call.model_copy(
             update={"tool_call_id": renamed.get(call.tool_call_id or "", call.tool_call_id)}
         )
-        for call in _calls(message)
+        for call in calls_in(message)
     ]
     return ChatMessage(role=message.role, blocks=[*kept, *calls])
 
 
-def _calls(message: ChatMessage) -> list[ToolCallBlock]:
+def calls_in(message: ChatMessage) -> list[ToolCallBlock]:
     """Return the calls of tools, from blocks or as OpenAI's clients used to keep them."""
     blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     if blocks:
@@ -148,7 +148,7 @@ def _digest(message: ChatMessage) -> bytes:
     """Return what tells messages apart that a memory may have written down and read again."""
     said = [
         [message.content or ""],
-        [[call.tool_call_id, call.tool_name] for call in _calls(message)],
+        [[call.tool_call_id, call.tool_name] for call in calls_in(message)],
         [block.content for block in message.blocks if isinstance(block, ThinkingBlock)],
     ]
     return hashlib.blake2b(

@@ -18,6 +18,7 @@ from costwise_core.cache.agreement import Turn
 from costwise_core.cache.cacheable import CallFacts
 from costwise_core.cache.question import MAX_QUESTION_CHARS
 from costwise_core.errors import CostwiseError
+from costwise_core.telling_apart import described
 
 __all__ = [
     "MARK",
@@ -358,9 +359,18 @@ def _plain(value: object) -> object:
     return _code(value)
 
 
+# A router's; what their `__repr__` says tells them apart, or else their class.
+_CHOOSING = frozenset(("router", "judge"))
+
+
 def _named(value: object, fields: Mapping[str, object]) -> dict[str, object]:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    return {"": kind, **{k: _plain(v) for k, v in fields.items() if k not in _OPERATIONAL}}
+    told = {
+        name: described(held) if name in _CHOOSING else _plain(held)
+        for name, held in fields.items()
+        if name not in _OPERATIONAL
+    }
+    return {"": kind, **told}
 
 
 def _code(value: object) -> object:

@@ -17,6 +17,7 @@ from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from costwise_core.cache import Cache, fingerprint, split_question
+from costwise_core.cache.agreement import Turn
 from costwise_core.cache.cacheable import CallFacts
 from costwise_core.cache.versions import Versions
 from costwise_core.dedup import InFlight
@@ -50,6 +51,7 @@ class _Request:
     scope: Scope
     facts: CallFacts
     near: bool
+    turns: tuple[Turn, ...] = ()
     endings: list[str] = field(default_factory=list)
 
 
@@ -220,7 +222,12 @@ class CachedQueryEngine(BaseQueryEngine):
             scope=scope,
             facts=facts,
             near=split_question(query.query_str).near,
+            turns=self._turns(query),
         )
+
+    def _turns(self, query: QueryBundle) -> tuple[Turn, ...]:  # noqa: ARG002 - for chat engines
+        """Return the conversation before the question."""
+        return ()
 
     def _llm(self) -> Any:
         return _part(_part(self.engine, "_response_synthesizer"), "_llm")
@@ -251,6 +258,7 @@ class CachedQueryEngine(BaseQueryEngine):
             self.in_flight,
             request.question,
             request.scope,
+            turns=request.turns,
             facts=request.facts,
             near=request.near,
             # What the model calls behind it say must not mix with what is heard here.
@@ -305,6 +313,7 @@ class CachedQueryEngine(BaseQueryEngine):
             request.question,
             request.scope,
             packed,
+            turns=request.turns,
             facts=replace(request.facts, finish_reason=finish),
             near=request.near,
             text=text,

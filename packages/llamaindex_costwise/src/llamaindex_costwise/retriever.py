@@ -23,7 +23,7 @@ from llamaindex_costwise._response import pack_nodes, unfit_nodes, unpack_nodes
 from llamaindex_costwise._scoped import check_corpus, given, scope_of
 from llamaindex_costwise.embedding import with_vector
 
-__all__ = ["CachedRetriever"]
+__all__ = ["CachedRetriever", "identity"]
 
 _FOUND = CallFacts(by_model=False)
 
@@ -77,7 +77,7 @@ class CachedRetriever(BaseRetriever):
         self.versions = Versions()
         # LlamaIndex's retrievers keep settings in private attributes, which are read each time.
         # Public ones of other retrievers may be counters, so those are settings as they are now.
-        self._public = json.dumps(_identity(retriever, public=True))
+        self._public = json.dumps(identity(retriever, public=True))
         self._require = require
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
@@ -163,18 +163,18 @@ class CachedRetriever(BaseRetriever):
             corpus=self.corpus,
             # A corpus named for the whole request must not mix two retrievers' results.
             template=self.corpus,
-            tools=fingerprint(self._public, json.dumps(_identity(self.retriever)), volatile=()),
+            tools=fingerprint(self._public, json.dumps(identity(self.retriever)), volatile=()),
             context=given(query),
         )
 
 
-def _identity(value: object, *, public: bool = False) -> object:
+def identity(value: object, *, public: bool = False) -> object:
     """Return the retriever's classes and plain settings; what it searches is told by the corpus."""
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, BaseRetriever):
         settings = {
-            name: _identity(held, public=public)
+            name: identity(held, public=public)
             for name, held in sorted(vars(value).items())
             if _searches(held) or name.startswith("_") != public
         }
@@ -182,9 +182,9 @@ def _identity(value: object, *, public: bool = False) -> object:
     if isinstance(value, MetadataFilters | Enum):
         return value.model_dump_json() if isinstance(value, BaseModel) else value.name
     if isinstance(value, Mapping):
-        return {str(name): _identity(item, public=public) for name, item in value.items()}
+        return {str(name): identity(item, public=public) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_identity(item, public=public) for item in value]
+        return [identity(item, public=public) for item in value]
     return type(value).__qualname__
 
 

@@ -7,7 +7,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from types import TracebackType
 
 from costwise_core.batch.asking import BatchAnswer, BatchProvider, BatchRequest
 from costwise_core.batch.billing import origin_of
@@ -196,12 +195,7 @@ class BatchQueue:
     def __enter__(self) -> "BatchQueue":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- taking in ------------------------------------------------------------------------------

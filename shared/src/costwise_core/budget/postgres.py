@@ -1,8 +1,6 @@
 """Budgets in PostgreSQL, for any number of processes and machines."""
 
 import functools
-import os
-import weakref
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, groupby
 from operator import itemgetter
@@ -12,6 +10,7 @@ from costwise_core.budget.moves import Balance, Moved, Refusal, digest
 from costwise_core.budget.server import ServerBudgets
 from costwise_core.budget.together import Answer, Ask
 from costwise_core.drive import Flow, call
+from costwise_core.stores.per_process import PerProcess
 from costwise_core.stores.postgres_link import PostgresLink, Rows, Script, T, check_link, sql
 from costwise_core.stores.postgres_schema import Tables, one, prepare
 
@@ -195,7 +194,7 @@ class PostgresBudgets(ServerBudgets):
             feature="PostgresBudgets",
         )
         self._timeout = timeout
-        self._new_link = functools.partial(
+        new_link = functools.partial(
             PostgresLink,
             conninfo,
             schema=schema,
@@ -205,9 +204,7 @@ class PostgresBudgets(ServerBudgets):
             timeout=timeout,
             connect_timeout=connect_timeout,
         )
-        # A forked child must touch neither its parent's connections nor its locks.
-        self._links: dict[int, PostgresLink] = {}
-        weakref.finalize(self, _close, self._links)
+        self._links = PerProcess(new_link, PostgresLink.close)
 
     def _moves(self, asks: Sequence[Ask]) -> Flow[list[Answer]]:
         return self._done(_moves(asks))
@@ -219,16 +216,11 @@ class PostgresBudgets(ServerBudgets):
         return self._done(_forget(ended_before))
 
     def _done(self, script: Script[T]) -> Flow[T]:
-        return (yield from call(self._link.run, script, seconds=self._timeout))
+        return (yield from call(self._links.get().run, script, seconds=self._timeout))
 
     def close(self) -> None:
         """Close the connections; using the store again opens them again."""
-        _close(self._links)
-
-    @property
-    def _link(self) -> PostgresLink:
-        link = self._links.get(os.getpid())
-        return link or self._links.setdefault(os.getpid(), self._new_link())
+        self._links.close()
 
 
 def _moves(asks: Sequence[Ask]) -> Script[list[Answer]]:
@@ -305,9 +297,3 @@ def _forget(ended_before: float) -> Script[int]:
         ended_before,
     )
     return int(one(rows)[0])
-
-
-def _close(links: dict[int, PostgresLink]) -> None:
-    link = links.get(os.getpid())
-    if link is not None:
-        link.close()

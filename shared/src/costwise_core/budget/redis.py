@@ -1,7 +1,6 @@
 """Budgets in a Redis server, for any number of processes and machines."""
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -9,15 +8,14 @@ from costwise_core.budget.moves import Balance, Move, Moved, Refusal, digest
 from costwise_core.budget.server import ServerBudgets
 from costwise_core.budget.together import Answer, Ask
 from costwise_core.drive import Flow, call
-from costwise_core.errors import ConfigError, StoreError
+from costwise_core.errors import StoreError
 from costwise_core.stores.breaker import Breaker
 from costwise_core.stores.redis_replies import says, value
 from costwise_core.stores.redis_rows import Command
-from costwise_core.stores.redis_wire import RedisWire
+from costwise_core.stores.redis_wire import RedisWire, check_prefix, evicting
 
 __all__ = ["RedisBudgets"]
 
-_PREFIX: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SCHEMA: Final = 1
 _BASE: Final = 10**12
 _PAGE: Final = 500
@@ -183,10 +181,7 @@ class RedisBudgets(ServerBudgets):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not _PREFIX.fullmatch(prefix):
-            raise ConfigError(
-                f"prefix has 1 to 64 letters, digits, '_', '-' or '.', got {prefix[:80]!r}."
-            )
+        check_prefix(prefix)
         self._prefix = f"{prefix}:budget"
         self._operations = f"{self._prefix}:operations"
         self._ends = f"{self._prefix}:ends"
@@ -259,9 +254,7 @@ class RedisBudgets(ServerBudgets):
         if self._keeps:
             return
         (reply,) = yield from call(self._wire.send, [("INFO", "memory")])
-        memory = value(reply)
-        policy = str(memory.get("maxmemory_policy", ""))
-        if memory.get("maxmemory") and policy.startswith("allkeys"):
+        if policy := evicting(value(reply), expiring=False):
             raise StoreError(
                 f"this Redis server may evict any key (maxmemory-policy {policy}), so it would "
                 "forget what was spent; use noeviction or a volatile-... policy."

@@ -1,7 +1,6 @@
 """What budgets in a server have in common, whichever server it is."""
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from costwise_core.budget.moves import Balance, Move, Moved, Refusal
@@ -81,12 +80,7 @@ class ServerBudgets:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _moves(self, asks: Sequence[Ask]) -> Flow[list[Answer]]:

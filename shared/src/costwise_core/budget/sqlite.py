@@ -3,7 +3,6 @@
 import os
 import sqlite3
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Final
 
 from costwise_core.budget.moves import Balance, Move, Moved, Refusal, digest, refusal
@@ -122,12 +121,7 @@ class SQLiteBudgets:
     def __enter__(self) -> "SQLiteBudgets":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

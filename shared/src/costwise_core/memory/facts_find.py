@@ -35,7 +35,6 @@ _WORD: Final = re.compile(
 _JOINED: Final = re.compile(r"\s{0,3}|\s(?:of|the|de|del)\s")
 _JOINED_DATE: Final = re.compile(r"\s{0,3}(?:,|of|the|de|del)\s{1,3}")
 _YEAR: Final = re.compile(r"(?:19|20)\d\d")
-_CURRENCY: Final = frozenset("£$€¥₹₩₽%‰")
 # Numbers and months only beside a number: "may", "second", "one".
 _VAGUE: Final = frozenset("may march mar sun sat second min mins m c f g zero one".split())
 

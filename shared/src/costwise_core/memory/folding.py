@@ -45,6 +45,7 @@ class Live:
         system: System messages before it.
         before: Tokens of every prompt that are not among the messages.
         waits: Whether the call at hand waits for the fold, and is sent with what comes of it.
+        coming: Whether a call is at hand though its question is not among the messages yet.
     """
 
     conversation: Conversation
@@ -52,6 +53,14 @@ class Live:
     system: tuple[Message, ...] = ()
     before: int = 0
     waits: bool = False
+    coming: bool = False
+
+    @property
+    def missed(self) -> int:
+        """How many messages must follow before a call can have what is folded now."""
+        if self.waits or not self.history:
+            return 0
+        return 1 if self.history[-1].role != "assistant" else 2 * self.coming
 
 
 class Folding:
@@ -224,7 +233,6 @@ class Folding:
         written: int,
         spent: float,
     ) -> Summary:
-        pending = bool(live.history) and live.history[-1].role != "assistant"
         return Summary(
             text=text,
             folded=folded,
@@ -233,7 +241,7 @@ class Folding:
             digest=digest(live.history[:folded]),
             written=written,
             # A call that did not wait is on its way with the old state, and saves with that.
-            seen=len(live.history) + (pending and not live.waits),
+            seen=len(live.history) + live.missed,
             saved_usd=self._deciding.saved_usd(live.history, old, before=live.before) - spent,
         )
 

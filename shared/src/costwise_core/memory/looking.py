@@ -79,6 +79,7 @@ class Looking:
                 system=system,
                 before=before + first,
                 waits=self._wait_seconds is not None,
+                coming=True,
             )
             view = yield from self._view(live, question)
         except ConfigError:

@@ -43,7 +43,7 @@ class Recalling:
             return 0.0
         try:
             index = yield from call(self._index, conversation, history)
-            return (yield from call(_relevance, index, question, folded))
+            return (yield from call(index.relevance, question, until=folded))
         except Exception as error:  # noqa: BLE001 - recall is a help, never a condition
             self._counts.error(error)
             return 0.0
@@ -83,7 +83,3 @@ class Recalling:
             while len(self._kept) > CONVERSATIONS:
                 self._kept.popitem(last=False)
         return index
-
-
-def _relevance(index: "TurnIndex", question: str, folded: int) -> float:
-    return index.relevance(question, until=folded)

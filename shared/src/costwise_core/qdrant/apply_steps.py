@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from costwise_core.errors import StoreError, StoreUnavailableError
 from costwise_core.qdrant.changes import Json, back, forward, settings
-from costwise_core.qdrant.configs import SearchConfig
 from costwise_core.qdrant.copying import merge_late, rounds
 from costwise_core.qdrant.journal import Journal
 from costwise_core.qdrant.places import Place
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.targets import Inspection
 from costwise_core.qdrant.verifying import Verified, verified
 
@@ -118,15 +118,8 @@ def _patch(run: Run, before: Json) -> None:
         run.step("change", f"ask for {run.plan.index}", lambda: place.change(name, body))
     else:
         run.said("the collection is built like this already, so nothing is sent")
-    try:
-        seen = _settled_and_verified(run, before, name)
-    except StoreUnavailableError:
-        raise  # what was begun goes on there
-    except StoreError as error:
-        take_back(run, before, why=str(error))
-        return
-    if not seen.holds:
-        take_back(run, before, why=f"the promise was not kept: {seen}")
+    seen = _settled_and_verified(run, before, name)
+    if seen is None:
         return
     run.search_with(run.plan.search)
     run.book.note("outcome", {"state": "applied", "why": str(seen), "collection": name})
@@ -163,15 +156,8 @@ def _shadow(run: Run, before: Json) -> None:
             for one in rounds(place.points(name), place.points(shadow), book, said=run.said)
         ],
     )
-    try:
-        seen = _settled_and_verified(run, before, shadow)
-    except StoreUnavailableError:
-        raise
-    except StoreError as error:
-        take_back(run, before, why=str(error))
-        return
-    if not seen.holds:
-        take_back(run, before, why=f"the promise was not kept: {seen}")
+    seen = _settled_and_verified(run, before, shadow)
+    if seen is None:
         return
     late, current = _switched(run, before, shadow)
     run.search_with(run.plan.search)
@@ -216,7 +202,22 @@ def _switched(run: Run, before: Json, shadow: str) -> tuple[str, str]:
     return late, current
 
 
-def _settled_and_verified(run: Run, before: Json, name: str) -> Verified:
+def _settled_and_verified(run: Run, before: Json, name: str) -> Verified | None:
+    """Wait and measure; take all back and return None if it was refused or promised too much."""
+    try:
+        seen = _settled(run, before, name)
+    except StoreUnavailableError:
+        raise  # what was begun goes on there
+    except StoreError as error:
+        take_back(run, before, why=str(error))
+        return None
+    if not seen.holds:
+        take_back(run, before, why=f"the promise was not kept: {seen}")
+        return None
+    return seen
+
+
+def _settled(run: Run, before: Json, name: str) -> Verified:
     """Wait, measure, and do both again if something was still built while it was measured."""
 
     def both() -> Json:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from costwise_core.errors import ConfigError, StoreError, StoreUnavailableError
 from costwise_core.qdrant.apply_preview import preview, refuse, room
 from costwise_core.qdrant.apply_steps import Mode, Run, begun, carry_out, take_back
-from costwise_core.qdrant.configs import SearchConfig
+from costwise_core.qdrant.asking import checked_rate
 from costwise_core.qdrant.journal import Entry, Journal
 from costwise_core.qdrant.places import Place, RemotePlace
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.target_edge import EdgeTarget
 from costwise_core.qdrant.target_remote import RemoteTarget
 from costwise_core.qdrant.targets import Target
@@ -132,6 +133,7 @@ def apply(
         >>> result.state, [step.name for step in result.steps]
         ('planned', ['change', 'wait and verify'])
     """
+    checked_rate(per_second)
     with _place(target, alias, patience or Patience(), said) as place:
         seen = place.target(place.name()).inspect()
         given = _given(target)

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from costwise_core.display_table import as_html
-from costwise_core.qdrant.configs import SearchConfig
 from costwise_core.qdrant.faults import faults
 from costwise_core.qdrant.findings import Asked, Finding
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.targets import Inspection, Target
 
 __all__ = ["Audit", "audit"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from costwise_core.errors import ConfigError
-from costwise_core.qdrant.configs import IndexConfig
+from costwise_core.qdrant.index_config import IndexConfig
 from costwise_core.qdrant.targets import Inspection
 
 __all__ = ["Json", "back", "differing", "disables", "forward", "matches", "settings"]

@@ -1,10 +1,12 @@
 """What a qdrant-client says of a collection, read into values of ours."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from costwise_core.errors import ConfigError, StoreError, StoreUnavailableError
-from costwise_core.qdrant.configs import IndexConfig, Memory
+from costwise_core.qdrant.asking import drawn, sample_of
+from costwise_core.qdrant.index_config import IndexConfig, Memory
 from costwise_core.qdrant.targets import Inspection, PointId, Sample, Status, VectorSpace
 
 if TYPE_CHECKING:
@@ -120,20 +122,13 @@ def sample(
     Raises:
         StoreError: as `asked` does.
     """
-    import numpy as np  # noqa: PLC0415
-
     points = asked(client, "count", collection_name=collection, exact=False).count
     if points > _FEW:
         chosen = list(_drawn(client, collection, limit, page))
     else:
-        every = list(_ids(client, collection, page))
-        order = np.random.default_rng(seed).permutation(len(every))[:limit]
-        chosen = [every[at] for at in sorted(order)]
-    ids: list[PointId] = []
-    vectors: list[Any] = []
-    payloads: list[Mapping[str, Any]] = []
-    for begin in range(0, len(chosen), page):
-        records = asked(
+        chosen = drawn(list(_ids(client, collection, page)), limit, seed)
+    pages = (
+        asked(
             client,
             "retrieve",
             collection_name=collection,
@@ -141,18 +136,9 @@ def sample(
             with_payload=payload,
             with_vectors=[vector.name] if vector.name else True,
         )
-        for record in records:
-            found = record.vector
-            found = found.get(vector.name) if isinstance(found, dict) else found
-            if found is not None:
-                ids.append(record.id)
-                vectors.append(found)
-                payloads.append(record.payload or {})
-    return Sample(
-        ids=tuple(ids),
-        vectors=np.asarray(vectors, dtype=np.float32).reshape(-1, vector.size),
-        payloads=tuple(payloads) if payload else (),
+        for begin in range(0, len(chosen), page)
     )
+    return sample_of(chain.from_iterable(pages), vector, payload=payload)
 
 
 def _ids(client: "QdrantClient", collection: str, page: int) -> Iterator[PointId]:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from costwise_core.errors import ConfigError
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
 from costwise_core.qdrant.extras import client_package
+from costwise_core.qdrant.index_config import IndexConfig
 from costwise_core.qdrant.prices import QdrantPrices
 from costwise_core.qdrant.quantizers import QUANTIZATIONS
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.targets import Target
 
 __all__ = ["qdrant_command"]

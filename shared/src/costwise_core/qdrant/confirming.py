@@ -9,12 +9,13 @@ import numpy as np
 
 from costwise_core.errors import StoreError
 from costwise_core.qdrant.choosing import cheapest_kept, finalists, low_of
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
 from costwise_core.qdrant.ground_truth import target_truth
+from costwise_core.qdrant.index_config import IndexConfig
 from costwise_core.qdrant.intervals import mean_low, questions_needed
 from costwise_core.qdrant.plan import Measured
 from costwise_core.qdrant.prices import QdrantPrices
 from costwise_core.qdrant.samples import Questions
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.sources import Source
 from costwise_core.qdrant.sweep import Cost, Part, Score, Sweep, Way
 
@@ -34,7 +35,7 @@ class Confirmed:
         search_only: The cheapest way to search what is there that keeps the promise.
         float32: The same of the untuned float32 index.
         noise: How far the mean recalls of two builds of one index were apart at most.
-        cpu_noise: How far CPU times of one way were apart, as a share.
+        cost_noise: How far costs of one way were apart, as a share, since CPU times were.
         best: What found most with the questions that chose.
         needed: How many questions would show that it reaches the target; None if it does not.
     """
@@ -44,7 +45,7 @@ class Confirmed:
     search_only: Measured | None
     float32: Measured | None
     noise: float
-    cpu_noise: float
+    cost_noise: float
     best: Measured
     needed: int | None
 
@@ -67,18 +68,23 @@ def confirmed(sweep: Sweep, scores: list[Score], part: Part) -> Confirmed:
     noise = max(abs(a.recall - b.recall) for a, b in builds.values())
     best = max(scores, key=lambda score: score.recall)
     turns = [one.cpu_ms for pair in builds.values() for one in pair]
+    apart = np.median([np.ptp(np.percentile(t, [25, 75])) / np.median(t) for t in turns])
     return Confirmed(
         baseline=said[today],
         finalists=tuple(said[way] for way in chosen),
         search_only=cheapest([said[way] for way in here], sweep.target),
         float32=cheapest([said[way] for way in floats], sweep.target),
         noise=noise,
-        cpu_noise=float(
-            np.median([np.ptp(np.percentile(t, [25, 75])) / np.median(t) for t in turns])
-        ),
+        cost_noise=float(apart) * _cpu_part(sweep, builds[today][0]),
         best=summed([best], sweep, low=mean_low(best.recalls, confidence)),
         needed=questions_needed(best.recalls, sweep.target, confidence),
     )
+
+
+def _cpu_part(sweep: Sweep, one: Score) -> float:
+    """Return which share of a cost is CPU: only that differs from one turn to the next."""
+    whole = sweep.cost(one.hot_bytes, one.disk_bytes, 1.0)
+    return 1 - sweep.cost(one.hot_bytes, one.disk_bytes, 0.0) / whole if whole else 0.0
 
 
 def cheapest(sequence: Sequence[Measured], target: float) -> Measured | None:

@@ -4,29 +4,28 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from costwise_core.errors import ConfigError, nearest
+from costwise_core.errors import nearest
 from costwise_core.qdrant.edge_filters import as_filter
 from costwise_core.qdrant.edge_home import Home
-from costwise_core.qdrant.edge_mirror import mirrored, parsed
+from costwise_core.qdrant.edge_mirror import mirrored
 from costwise_core.qdrant.edge_points import (
     as_point,
+    in_rows,
     plain,
     point_id,
     points_of,
     record_of,
-    scored_of,
     selected,
     shown_id,
 )
-from costwise_core.qdrant.edge_queries import Reader, as_order, as_request, as_shown
-from costwise_core.qdrant.edge_settings import changed, described, settings_of
-from costwise_core.qdrant.extras import client_models, client_package, edge_module
+from costwise_core.qdrant.edge_queries import Reader, answers_to, as_order, as_shown
+from costwise_core.qdrant.edge_settings import as_field_schema, changed, described, settings_of
+from costwise_core.qdrant.extras import client_models, edge_module
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -208,20 +207,8 @@ class EdgeQdrantClient:
     ) -> "models.UpdateResult":
         """Index a payload field, so that filters on it are fast."""
         with self._home.using("create_payload_index", collection_name, said) as one:
-            schema = field_schema if field_schema is not None else field_type
-            kinds = client_models().PayloadSchemaType
-            if isinstance(schema, str) and not isinstance(schema, kinds):
-                known = [kind.value for kind in kinds]
-                if schema not in known:
-                    raise ConfigError(
-                        f"field_schema is one of {', '.join(known)}, got {schema!r}."
-                        f"{nearest(schema, known)}"
-                    )
-                schema = kinds(schema)
-            if schema is None:
-                raise ConfigError("field_schema must say what the field holds, such as 'keyword'.")
-            change = edge_module().UpdateOperation.create_field_index(field_name, mirrored(schema))
-            one.update(change)
+            schema = as_field_schema(field_schema if field_schema is not None else field_type)
+            one.update(edge_module().UpdateOperation.create_field_index(field_name, schema))
             return _done()
 
     def delete_payload_index(
@@ -281,19 +268,7 @@ class EdgeQdrantClient:
         **said: Any,
     ) -> None:
         """Add many points given column by column; without ids they get random ones."""
-        make = client_models().PointStruct.model_construct
-        rows: Iterable[Any] = vectors
-        if isinstance(vectors, Mapping):
-            rows = (
-                dict(zip(vectors, row, strict=True)) for row in zip(*vectors.values(), strict=True)
-            )
-        named = iter(lambda: str(uuid4()), None) if ids is None else iter(ids)
-        payloads = repeat(None) if payload is None else iter(payload)
-        points = (
-            make(id=ident, vector=row, payload=one)
-            for row, ident, one in zip(rows, named, payloads, strict=False)
-        )
-        self.upload_points(collection_name, points, batch_size, **said)
+        self.upload_points(collection_name, in_rows(vectors, payload, ids), batch_size, **said)
 
     def update_vectors(
         self, collection_name: str, points: "Sequence[models.PointVectors]", **said: Any
@@ -469,12 +444,7 @@ class EdgeQdrantClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __getattr__(self, name: str) -> Any:
@@ -491,19 +461,9 @@ class EdgeQdrantClient:
     def _answered(
         self, call: str, name: str, said: Mapping[str, Any], asked: "Sequence[models.QueryRequest]"
     ) -> "list[models.QueryResponse]":
-
-        model = client_models().QueryRequest
-        # The package offers another model by the name of the answer: one for its own embedding.
-        answer = client_package().http.models.QueryResponse
         with self._home.using(call, name, said) as one:
             reader = Reader(one.spaces, one.vector_of, one.quantized)
-            wanted = [parsed(model, request) for request in asked]
-            requests = [as_request(request, reader) for request in wanted]
-            answers = one.ask("query_batch", edge_module().QueryBatchRequest(requests))
-            return [
-                answer(points=[scored_of(p, with_vector=bool(request.with_vector)) for p in found])
-                for request, found in zip(wanted, answers, strict=True)
-            ]
+            return answers_to(asked, reader, one.ask)
 
     def _changed(
         self, call: str, name: str, said: Mapping[str, Any], which: Any, change: str, *more: Any

@@ -111,6 +111,8 @@ class Home:
             raise
         except (ConfigError, VectorError, StoreError) as error:
             raise type(error)(f"{where}: {error}") from error.__cause__
+        except OverflowError as error:  # the engine was given a limit below zero, for one
+            raise ConfigError(f"{where}: a number is out of range ({error}).") from None
 
     def close(self) -> None:
         """Write everything to disk and let others have the folder; a fork leaves it alone."""

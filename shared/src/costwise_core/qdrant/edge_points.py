@@ -5,9 +5,10 @@ word, and answers wrongly from then on.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from costwise_core.errors import ConfigError, VectorError, nearest
 from costwise_core.qdrant.extras import client_models, edge_module
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Spaces",
     "as_point",
+    "in_rows",
     "plain",
     "point_id",
     "points_of",
@@ -126,25 +128,43 @@ def points_of(given: Any) -> Iterable[Any]:
         >>> [p.id for p in points_of(models.Batch(ids=[4, 5], vectors=[[1.0], [2.0]]))]
         [4, 5]
     """
-    models = client_models()
-    if not isinstance(given, models.Batch):
+    if not isinstance(given, client_models().Batch):
         yield from given
         return
-    rows = len(given.ids)
-    payloads = given.payloads if given.payloads is not None else [None] * rows
-    if isinstance(given.vectors, Mapping):
-        names = list(given.vectors)
-        columns = list(given.vectors.values())
-        vectors: list[Any] = [
-            dict(zip(names, row, strict=True)) for row in zip(*columns, strict=False)
-        ]
-        uneven = any(len(column) != rows for column in columns)
-    else:
-        vectors, uneven = list(given.vectors), len(given.vectors) != rows
-    if uneven or len(payloads) != rows:
+    rows, vectors = len(given.ids), given.vectors
+    columns = [*vectors.values()] if isinstance(vectors, Mapping) else [vectors]
+    if given.payloads is not None:
+        columns.append(given.payloads)
+    if any(len(column) != rows for column in columns):
         raise ConfigError(f"a Batch of {rows} ids needs as many vectors and payloads.")
-    for ident, vector, payload in zip(given.ids, vectors, payloads, strict=True):
-        yield models.PointStruct.model_construct(id=ident, vector=vector, payload=payload)
+    yield from in_rows(vectors, given.payloads, given.ids)
+
+
+def in_rows(
+    vectors: Any,
+    payloads: Iterable[dict[Any, Any] | None] | None,
+    ids: Iterable[int | str | UUID] | None,
+) -> "Iterator[models.PointStruct]":
+    """Yield points that are given column by column, unchecked; without ids they get random ones.
+
+    Args:
+        vectors: One for each point, or by the vectors' names.
+        payloads: One for each point, or none at all.
+        ids: One for each point.
+
+    Example:
+        >>> [p.vector for p in in_rows({"a": [[1.0]], "b": [[2.0]]}, None, [7])]
+        [{'a': [1.0], 'b': [2.0]}]
+    """
+    make = client_models().PointStruct.model_construct
+    rows: Iterable[Any] = vectors
+    if isinstance(vectors, Mapping):
+        columns = zip(*vectors.values(), strict=True)
+        rows = (dict(zip(vectors, row, strict=True)) for row in columns)
+    named = iter(lambda: str(uuid4()), None) if ids is None else ids
+    loads = repeat(None) if payloads is None else payloads
+    for row, ident, payload in zip(rows, named, loads, strict=False):
+        yield make(id=ident, vector=row, payload=payload)
 
 
 def selected(given: Any) -> "tuple[list[int | UUID], models.Filter | None]":

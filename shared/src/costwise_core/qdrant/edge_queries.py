@@ -1,19 +1,19 @@
 """Queries as the engine takes them: what is asked, of which vector, how widely, what to show."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 from costwise_core.errors import ConfigError
 from costwise_core.qdrant.edge_filters import as_filter
 from costwise_core.qdrant.edge_mirror import mirrored, parsed
-from costwise_core.qdrant.edge_points import Spaces, point_id
-from costwise_core.qdrant.extras import client_models, edge_module
+from costwise_core.qdrant.edge_points import Spaces, point_id, scored_of
+from costwise_core.qdrant.extras import client_models, client_package, edge_module
 
 if TYPE_CHECKING:
     from qdrant_client import models
 
-__all__ = ["Reader", "as_order", "as_params", "as_request", "as_shown"]
+__all__ = ["Reader", "answers_to", "as_order", "as_params", "as_request", "as_shown"]
 
 _LIMIT: Final = 10
 _RRF_K: Final = 2
@@ -59,6 +59,31 @@ def as_request(asked: "models.QueryRequest", reader: Reader) -> Any:
         with_payload=as_shown(asked.with_payload),
         with_vector=asked.with_vector or False,
     )
+
+
+def answers_to(
+    asked: "Sequence[models.QueryRequest]", reader: Reader, ask: Callable[[str, Any], Any]
+) -> "list[models.QueryResponse]":
+    """Return the answers to queries, in their order.
+
+    Args:
+        asked: The client's requests.
+        reader: What they must know about their collection.
+        ask: Calls the engine by a method's name.
+
+    Raises:
+        ConfigError: if a part of one needs a server, or does not fit the collection.
+        VectorError: if a query's vector is unusable.
+    """
+    # The package offers another model by the name of the answer: one for its own embedding.
+    answer = client_package().http.models.QueryResponse
+    wanted = [parsed(client_models().QueryRequest, request) for request in asked]
+    requests = [as_request(request, reader) for request in wanted]
+    answers = ask("query_batch", edge_module().QueryBatchRequest(requests))
+    return [
+        answer(points=[scored_of(p, with_vector=bool(request.with_vector)) for p in found])
+        for request, found in zip(wanted, answers, strict=True)
+    ]
 
 
 def as_params(given: "models.SearchParams | None", *, scored: bool = False) -> Any:

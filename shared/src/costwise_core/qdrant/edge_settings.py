@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from costwise_core.errors import ConfigError
+from costwise_core.errors import ConfigError, nearest
 from costwise_core.qdrant.edge_mirror import mirrored
 from costwise_core.qdrant.edge_points import Spaces
 from costwise_core.qdrant.extras import client_models, edge_module
@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     import qdrant_edge
     from qdrant_client import models
 
-__all__ = ["as_edge_config", "changed", "described", "is_quantized", "settings_of", "spaces_of"]
+__all__ = [
+    "as_edge_config",
+    "as_field_schema",
+    "changed",
+    "described",
+    "is_quantized",
+    "settings_of",
+    "spaces_of",
+]
 
 _HNSW: Final = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
 _OPTIMIZERS: Final = (
@@ -189,6 +197,25 @@ def described(
         payload_schema={name: _indexed(one) for name, one in info.payload_schema.items()},
     )
     return told
+
+
+def as_field_schema(given: Any) -> Any:
+    """Return what a payload index is of, as the engine takes it.
+
+    Raises:
+        ConfigError: if it says nothing, or something that is no type of a field.
+    """
+    kinds = client_models().PayloadSchemaType
+    if isinstance(given, str) and not isinstance(given, kinds):
+        known = [kind.value for kind in kinds]
+        if given not in known:
+            raise ConfigError(
+                f"field_schema is one of {', '.join(known)}, got {given!r}.{nearest(given, known)}"
+            )
+        given = kinds(given)
+    if given is None:
+        raise ConfigError("field_schema must say what the field holds, such as 'keyword'.")
+    return mirrored(given)
 
 
 def _dense(settings: "models.CreateCollection") -> "dict[str, models.VectorParams]":

@@ -8,9 +8,9 @@ Qdrant's engine; `docs/qdrant.md` says how they were measured.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from costwise_core.qdrant.configs import SearchConfig
 from costwise_core.qdrant.faults_vector import OF_VECTOR, kilobytes
 from costwise_core.qdrant.findings import Asked, Finding
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.target_local import LOCAL_MODE
 from costwise_core.qdrant.targets import Inspection
 

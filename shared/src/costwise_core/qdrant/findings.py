@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from costwise_core.qdrant.configs import SearchConfig
+from costwise_core.qdrant.search_config import SearchConfig
 
 __all__ = ["Asked", "Finding"]
 

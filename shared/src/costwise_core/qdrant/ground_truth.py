@@ -25,7 +25,7 @@ __all__ = ["Truth", "exact_truth", "target_truth"]
 _SPARE: Final = 32
 _DEEPEST: Final = 4_096
 _BLOCK: Final = 64
-# Two ways to add up the same products differ by this much of the vectors' lengths.
+# Two ways to add up the same numbers differ by this much of how large they are.
 _SAME: Final = 2e-6
 
 
@@ -94,33 +94,55 @@ def exact_truth(
     right: list[frozenset[PointId]] = []
     wanted: list[int] = []
     for start in range(0, len(questions), _BLOCK):
-        block = nearness(questions.vectors[start : start + _BLOCK])
-        for n, scores in enumerate(block, start=start):
+        block = zip(*nearness(questions.vectors[start : start + _BLOCK]), strict=True)
+        for n, (scores, sizes) in enumerate(block, start=start):
             mask = allowed(n)
             rows = np.arange(len(scores)) if mask is None else np.flatnonzero(mask)
             among = scores[rows]
             count = min(k, len(rows))
             if count:
                 last = np.partition(among, -count)[-count]
-                slack = _SAME * max(1.0, abs(float(last)))
-                rows = rows[among >= last - slack]
+                rows = rows[among >= last - _SAME * sizes[rows]]
             right.append(frozenset(rows.tolist()))
             wanted.append(count)
     return Truth(right=tuple(right), wanted=tuple(wanted))
 
 
-def _nearness(vectors: Floats, distance: str) -> "Callable[[Floats], NDArray[np.float32]]":
+def _nearness(vectors: Floats, distance: str) -> "Callable[[Floats], tuple[Floats, Floats]]":
+    """Return what says how near all vectors are, and how large the numbers were it added up."""
     if distance == "Cosine":
-        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return lambda asked: asked / np.linalg.norm(asked, axis=1, keepdims=True) @ unit.T
+        unit = vectors / _lengths(vectors)[:, None]
+        return lambda asked: _products(asked / _lengths(asked)[:, None], unit)
     if distance == "Dot":
-        return lambda asked: asked @ vectors.T
+        return lambda asked: _products(asked, vectors)
     if distance == "Euclid":
-        lengths = (vectors.astype(np.float64) ** 2).sum(axis=1).astype(np.float32)
-        return lambda asked: 2 * asked @ vectors.T - lengths
+        # Where all lie far from zero, squared lengths would drown the distances between them.
+        middle = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        moved = vectors - middle
+        squares = _lengths(moved) ** 2
+
+        def near(asked: Floats) -> tuple[Floats, Floats]:
+            products, sizes = _products(asked - middle, moved)
+            return 2 * products - squares, 2 * sizes + squares
+
+        return near
     if distance == "Manhattan":
-        return lambda asked: np.stack([-np.abs(vectors - one).sum(axis=1) for one in asked])
+
+        def nearer(asked: Floats) -> tuple[Floats, Floats]:
+            far = np.stack([np.abs(vectors - one).sum(axis=1) for one in asked])
+            return -far, far
+
+        return nearer
     raise ConfigError(f"distance {distance!r} is unknown: Cosine, Dot, Euclid or Manhattan.")
+
+
+def _products(asked: Floats, vectors: Floats) -> tuple[Floats, Floats]:
+    return asked @ vectors.T, np.outer(_lengths(asked), _lengths(vectors))
+
+
+def _lengths(vectors: Floats) -> Floats:
+    lengths: Floats = np.linalg.norm(vectors, axis=1)
+    return lengths
 
 
 def target_truth(
@@ -187,7 +209,7 @@ def _ties(scores: Sequence[float], k: int) -> int:
     if len(scores) <= k:
         return len(scores)
     last = scores[k - 1]
-    slack = _SAME * max(1.0, abs(last))
+    slack = _SAME * max(abs(scores[0]), abs(last))
     return sum(1 for n, score in enumerate(scores) if n < k or abs(score - last) <= slack)
 
 

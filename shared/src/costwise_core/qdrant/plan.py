@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from costwise_core.errors import ConfigError
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
+from costwise_core.qdrant.index_config import IndexConfig
 from costwise_core.qdrant.samples import Questions
+from costwise_core.qdrant.search_config import SearchConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -240,9 +241,14 @@ class TuningPlan:
         """Read a file that `save` wrote.
 
         Raises:
-            ConfigError: if it holds no plan.
+            ConfigError: if it cannot be read or holds no plan.
         """
         path = Path(path)
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ConfigError(f"{path.name} is too large for a tuning plan.")
-        return cls.from_json(path.read_text(encoding="utf-8"))
+        try:
+            if path.stat().st_size > _LARGEST_FILE:
+                raise ConfigError(f"{path.name} is too large for a tuning plan.")
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path.name!r} cannot be read: {error.strerror}.") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path.name!r} is no tuning plan: it is no text.") from None

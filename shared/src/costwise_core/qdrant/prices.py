@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, Self
 
-from costwise_core.errors import ConfigError, nearest
+from costwise_core.errors import ConfigError
+from costwise_core.qdrant.settings_checks import known_fields
 
 __all__ = ["QdrantPrices"]
 
@@ -55,9 +56,7 @@ class QdrantPrices:
         Raises:
             ConfigError: if a name or a value is wrong.
         """
-        names = ("ram_gib", "disk_gib", "vcpu")
-        if unknown := [name for name in values if name not in names]:
-            raise ConfigError(f"QdrantPrices has no {unknown[0]!r}.{nearest(unknown[0], names)}")
-        if missing := [name for name in names[:2] if values.get(name) is None]:
+        known = known_fields(cls, values)
+        if missing := [name for name in ("ram_gib", "disk_gib") if known.get(name) is None]:
             raise ConfigError(f"QdrantPrices needs {missing[0]!r}.")
-        return cls(**values)
+        return cls(**known)

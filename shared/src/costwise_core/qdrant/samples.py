@@ -21,7 +21,7 @@ from costwise_core.qdrant.extras import client_models
 if TYPE_CHECKING:
     from qdrant_client import models
 
-__all__ = ["Floats", "Questions", "checked_vectors"]
+__all__ = ["Floats", "Questions", "checked_vectors", "read_table"]
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -112,16 +112,16 @@ class Questions:
         for n, row in enumerate(rows):
             if not isinstance(row, Mapping) or "vector" not in row:
                 raise ConfigError(f"row {n} of the questions has no 'vector'.")
-            vectors.append(row["vector"])
-            if vectors[0] is not row["vector"] and len(row["vector"]) != len(vectors[0]):
+            vectors.append(_vector(row["vector"], n))
+            if len(vectors[n]) != len(vectors[0]):
                 raise VectorError(
-                    f"question {n} has {len(row['vector'])} dimensions, "
+                    f"question {n} has {len(vectors[n])} dimensions, "
                     f"the first has {len(vectors[0])}."
                 )
             filters.append(_filter(row.get("filter"), n))
         if not vectors:
             raise ConfigError("there are no questions; give a log, a file or vectors.")
-        asked = cls.of(np.asarray(vectors, np.float32), filters=filters, source="a log")
+        asked = cls.of(np.stack(vectors), filters=filters, source="a log")
         if len(asked) <= limit:
             return asked
         return asked.take(_shares(asked.strata(), limit, seed))
@@ -131,11 +131,12 @@ class Questions:
         """Read questions from a `.npy` table or a `.jsonl` log (see `from_rows`).
 
         Raises:
-            ConfigError: if it is neither.
+            ConfigError: if it is neither, or cannot be read.
+            VectorError: if a vector is not finite, is all zeros or of another size.
         """
         path = Path(path)
         if path.suffix == ".npy":
-            asked = cls.of(np.load(path, allow_pickle=False), source=path.name)
+            asked = cls.of(read_table(path), source=path.name)
         elif path.suffix in (".jsonl", ".ndjson"):
             asked = cls.from_rows(_lines(path), limit=limit, seed=seed)
         else:
@@ -227,6 +228,30 @@ def checked_vectors(vectors: "NDArray[Any]", what: str, *, dims: int | None = No
     return array
 
 
+def read_table(path: Path, *, mapped: bool = False) -> "NDArray[Any]":
+    """Return the table in a `.npy` file.
+
+    Args:
+        path: The file.
+        mapped: Whether it stays on disk until it is used.
+
+    Raises:
+        ConfigError: if it cannot be read, or holds objects.
+
+    Example:
+        >>> read_table(Path("missing.npy"))
+        Traceback (most recent call last):
+        costwise_core.errors.ConfigError: 'missing.npy' cannot be read: No such file or directory.
+    """
+    try:
+        table: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+        return table if mapped else np.array(table)
+    except OSError as error:
+        raise ConfigError(f"{path.name!r} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path.name!r} is no .npy table of numbers: {error}.") from None
+
+
 def _backwards(array: Floats, filters: "tuple[models.Filter | None, ...]") -> Any:
     """Yield the last first, so that a dictionary keeps the first of equal ones."""
     return reversed(list(enumerate(zip(array, filters, strict=True))))
@@ -247,15 +272,29 @@ def _shares(strata: list[str], size: int, seed: int) -> "NDArray[np.intp]":
 
 
 def _lines(path: Path) -> Iterable[Mapping[str, Any]]:
-    with path.open(encoding="utf-8") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ConfigError(f"{path.name!r} cannot be read: {error.strerror}.") from None
+    with file:
         for n, line in enumerate(file):
             if len(line) > _LONGEST_LINE:
                 raise ConfigError(f"line {n + 1} of {path.name} is longer than 4 MB.")
             if line.strip():
                 try:
                     yield json.loads(line)
-                except json.JSONDecodeError as error:
+                except ValueError as error:
                     raise ConfigError(f"line {n + 1} of {path.name}: {error}.") from None
+
+
+def _vector(value: Any, row: int) -> Floats:
+    try:
+        vector = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        vector = np.zeros((0, 0), np.float32)
+    if vector.ndim != 1 or not len(vector):
+        raise VectorError(f"the vector in row {row} of the questions is no list of numbers.")
+    return vector
 
 
 def _filter(value: Any, row: int) -> "models.Filter | None":

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from costwise_core.errors import StoreError
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
 from costwise_core.qdrant.extras import edge_module
+from costwise_core.qdrant.index_config import IndexConfig
 from costwise_core.qdrant.samples import Floats, Questions
+from costwise_core.qdrant.search_config import SearchConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Built", "Sandbox", "Trial"]
+__all__ = ["Built", "Sandbox", "Trial", "workshop"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,8 +89,8 @@ class Sandbox:
     """Builds and searches shards of these vectors in child processes.
 
     Args:
-        folder: Where everything lies. What was built there before, of the same vectors, is used
-            again, also after a `kill -9`.
+        folder: Where it may make a folder of its own, in which everything lies. What was built
+            there before, of the same vectors, is used again, also after a `kill -9`.
         vectors: (n, dims) of float32; row numbers are the points' ids.
         distance: "Cosine", "Dot", "Euclid" or "Manhattan".
         payloads: One for each vector, where questions have filters.
@@ -117,7 +118,7 @@ class Sandbox:
         payload_indexes: Mapping[str, str] | None = None,
         full_scan_threshold: int = 1,
     ) -> None:
-        self._folder, self._vectors, self._distance = folder, vectors, distance
+        self._folder, self._vectors, self._distance = workshop(folder), vectors, distance
         self._payloads, self._payload_indexes = payloads, dict(payload_indexes or {})
         self._full_scan_threshold = full_scan_threshold
         self._written = False
@@ -293,6 +294,16 @@ class Sandbox:
         answer.unlink()
         self.cpu_seconds += result["cpu_seconds"]
         return result
+
+
+def workshop(folder: Path) -> Path:
+    """Return the folder that a sandbox makes: the one around it may hold files of the user's.
+
+    Example:
+        >>> workshop(Path("kept")).name
+        'costwise-sandbox'
+    """
+    return folder / "costwise-sandbox"
 
 
 def _as_json(questions: Questions) -> list[Any]:

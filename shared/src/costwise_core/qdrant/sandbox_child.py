@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
 from costwise_core.qdrant.edge_filters import as_filter
 from costwise_core.qdrant.extras import edge_module
+from costwise_core.qdrant.index_config import IndexConfig
+from costwise_core.qdrant.search_config import SearchConfig
 
 __all__ = ["main"]
 

@@ -15,7 +15,7 @@ from costwise_core.errors import ConfigError
 from costwise_core.money import dollars, picodollars
 from costwise_core.qdrant import byte_model as model
 from costwise_core.qdrant.amounts import as_seconds, as_size, exact_text
-from costwise_core.qdrant.configs import IndexConfig, Memory
+from costwise_core.qdrant.index_config import IndexConfig, Memory
 from costwise_core.qdrant.prices import QdrantPrices
 
 __all__ = ["PARTS", "Part", "Sizing", "estimate"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 
 from costwise_core.errors import ConfigError, VectorError
-from costwise_core.qdrant.configs import IndexConfig
-from costwise_core.qdrant.samples import Questions, checked_vectors
+from costwise_core.qdrant.index_config import IndexConfig
+from costwise_core.qdrant.samples import Questions, checked_vectors, read_table
 from costwise_core.qdrant.targets import Inspection, Target
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ def source_of(given: Given, asked: Asked, *, limit: int, seed: int) -> Source:
 def _table(path: Path) -> "NDArray[Any]":
     if path.suffix != ".npy":
         raise ConfigError(f"{path.name!r} is no .npy file; give vectors, a .npy file or a target.")
-    table: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return table
+    return read_table(path, mapped=True)
 
 
 def _checked(vectors: "NDArray[Any]", rows: "NDArray[Any]") -> "NDArray[np.float32]":

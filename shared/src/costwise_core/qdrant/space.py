@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from costwise_core.errors import ConfigError
-from costwise_core.qdrant.configs import QUANTIZATIONS, SearchConfig
+from costwise_core.qdrant.quantizers import QUANTIZATIONS
+from costwise_core.qdrant.search_config import SearchConfig
 
 __all__ = ["Space"]
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
 from costwise_core.qdrant.ground_truth import Truth
+from costwise_core.qdrant.index_config import IndexConfig
 from costwise_core.qdrant.intervals import mean_low
 from costwise_core.qdrant.samples import Questions
 from costwise_core.qdrant.sandbox import Built, Sandbox
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.space import Space
 from costwise_core.qdrant.sweep_journal import SweepJournal, key_of
 
@@ -24,7 +25,6 @@ Cost: TypeAlias = Callable[[float, float, float], float]
 
 _COARSE: Final = 200
 _WIDER: Final = 3
-_SAMPLED_FROM: Final = 8_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,17 +2,21 @@
 
 import os
 import threading
-import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
-from types import TracebackType
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from costwise_core.errors import ConfigError, StoreError, StoreUnavailableError
+from costwise_core.qdrant.asking import answers_of, checked, drawn, sample_of
 from costwise_core.qdrant.client_reading import spaces
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
-from costwise_core.qdrant.edge_rebuild import edge_settings, rebuild
+from costwise_core.qdrant.edge_filters import as_filter
+from costwise_core.qdrant.edge_optimize import rebuild
+from costwise_core.qdrant.edge_reading import edge_settings
 from costwise_core.qdrant.extras import edge_module
+from costwise_core.qdrant.index_config import IndexConfig
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.targets import (
     Answers,
     Filters,
@@ -20,7 +24,6 @@ from costwise_core.qdrant.targets import (
     PointId,
     Sample,
     Status,
-    checked,
 )
 
 if TYPE_CHECKING:
@@ -56,12 +59,7 @@ class EdgeTarget:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -106,28 +104,13 @@ class EdgeTarget:
 
     def vectors(self, limit: int, *, seed: int = 0, payload: bool = False) -> Sample:
         """Return up to `limit` of its points by chance; the seed decides which."""
-        import numpy as np  # noqa: PLC0415
-
         space, shard = self.inspect().vector, self._open()
-        every = list(self._ids())
-        order = np.random.default_rng(seed).permutation(len(every))[:limit]
-        chosen = [every[at] for at in sorted(order)]
-        ids: list[PointId] = []
-        found: list[Any] = []
-        payloads: list[Any] = []
-        for begin in range(0, len(chosen), _PAGE):
-            for record in shard.retrieve(chosen[begin : begin + _PAGE], payload, True):  # noqa: FBT003
-                vector = record.vector
-                vector = vector.get(space.name) if isinstance(vector, dict) else vector
-                if vector is not None:
-                    ids.append(_id(record.id))
-                    found.append(vector)
-                    payloads.append(record.payload or {})
-        return Sample(
-            ids=tuple(ids),
-            vectors=np.asarray(found, dtype=np.float32).reshape(-1, space.size),
-            payloads=tuple(payloads) if payload else (),
+        chosen = drawn(list(self._ids()), limit, seed)
+        pages = (
+            shard.retrieve(chosen[begin : begin + _PAGE], payload, True)  # noqa: FBT003
+            for begin in range(0, len(chosen), _PAGE)
         )
+        return sample_of(chain.from_iterable(pages), space, payload=payload)
 
     def exact(
         self,
@@ -178,26 +161,18 @@ class EdgeTarget:
         space = self.inspect().vector
         vectors = checked(queries, space.size, filters)
         params = config.for_edge()
-        ids, scores, seconds, cpu = [], [], [], 0.0
-        for at, vector in enumerate(vectors.tolist()):
-            request = edge.QueryRequest(
+        requests = (
+            edge.QueryRequest(
                 limit=k,
                 query=edge.Query.Nearest(vector, using=space.name or None),
-                filter=_filter(filters[at]) if filters else None,
+                filter=as_filter(filters[at]) if filters else None,
                 params=params,
                 with_payload=False,
             )
-            began, used = time.perf_counter(), time.process_time()
-            found = _tried(shard.query, request)
-            cpu += time.process_time() - used
-            seconds.append(time.perf_counter() - began)
-            ids.append(tuple(_id(point.id) for point in found))
-            scores.append(tuple(float(point.score) for point in found))
-            if per_second and at + 1 < len(vectors):
-                time.sleep(max(0.0, 1 / per_second - seconds[-1]))
-        return Answers(
-            ids=tuple(ids), scores=tuple(scores), seconds=tuple(seconds), cpu_seconds=cpu
+            for at, vector in enumerate(vectors.tolist())
         )
+        searches = (partial(_tried, shard.query, request) for request in requests)
+        return answers_of(searches, per_second=per_second, here=True)
 
     def _ids(self) -> Iterator[PointId]:
         edge, offset = edge_module(), None
@@ -214,16 +189,6 @@ class EdgeTarget:
                 edge_settings(self.path)
                 self._shard = _tried(edge_module().EdgeShard.load, self.path)
             return self._shard
-
-
-def _id(given: Any) -> PointId:
-    return given if isinstance(given, int) else str(given)
-
-
-def _filter(asked: Any) -> Any:
-    from costwise_core.qdrant.edge_filters import as_filter  # noqa: PLC0415
-
-    return as_filter(asked)
 
 
 def _tried(function: Any, *arguments: Any) -> Any:

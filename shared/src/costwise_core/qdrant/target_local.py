@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from costwise_core.errors import ConfigError
 from costwise_core.qdrant import client_reading as reading
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
+from costwise_core.qdrant.index_config import IndexConfig
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.target_remote import is_local
 from costwise_core.qdrant.targets import Answers, Filters, Inspection, Sample, Status
 

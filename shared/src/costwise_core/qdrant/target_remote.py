@@ -1,12 +1,20 @@
 """A collection of a Qdrant server, through the client the user already has."""
 
-import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from costwise_core.errors import ConfigError, StoreError
 from costwise_core.qdrant import client_reading as reading
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
-from costwise_core.qdrant.targets import Answers, Filters, Inspection, Sample, Status, checked
+from costwise_core.qdrant.asking import answers_of, checked
+from costwise_core.qdrant.index_config import IndexConfig
+from costwise_core.qdrant.search_config import SearchConfig
+from costwise_core.qdrant.targets import (
+    Answers,
+    Filters,
+    Inspection,
+    Sample,
+    Status,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,26 +127,22 @@ class RemoteTarget:
         space = self.inspect().vector
         vectors = checked(queries, space.size, filters)
         params = config.for_client()
-        ids, scores, seconds = [], [], []
-        for at, vector in enumerate(vectors.tolist()):
-            began = time.perf_counter()
-            found = reading.asked(
+
+        def search(at: int) -> Any:
+            return reading.asked(
                 self.client,
                 "query_points",
                 collection_name=self.collection,
-                query=vector,
+                query=vectors[at].tolist(),
                 using=space.name or None,
                 query_filter=filters[at] if filters else None,
                 search_params=params,
                 limit=k,
                 with_payload=False,
             ).points
-            seconds.append(time.perf_counter() - began)
-            ids.append(tuple(point.id for point in found))
-            scores.append(tuple(point.score for point in found))
-            if per_second and at + 1 < len(vectors):
-                time.sleep(max(0.0, 1 / per_second - seconds[-1]))
-        return Answers(ids=tuple(ids), scores=tuple(scores), seconds=tuple(seconds))
+
+        searches = (partial(search, at) for at in range(len(vectors)))
+        return answers_of(searches, per_second=per_second)
 
 
 def is_local(client: object) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from costwise_core.errors import ConfigError, VectorError, nearest
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
+from costwise_core.errors import ConfigError, nearest
+from costwise_core.qdrant.index_config import IndexConfig
+from costwise_core.qdrant.search_config import SearchConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,6 @@ __all__ = [
     "Status",
     "Target",
     "VectorSpace",
-    "checked",
 ]
 
 PointId: TypeAlias = int | str
@@ -253,30 +253,3 @@ class Target(Protocol):
     def configure(self, config: IndexConfig) -> None:
         """Ask for another index; it may still be built when this returns, see `status`."""
         ...
-
-
-def checked(queries: "NDArray[Any]", size: int, filters: Filters = None) -> "NDArray[np.float32]":
-    """Return queries as (n, dims) of float32.
-
-    Raises:
-        VectorError: if one is not finite, is all zeros, or has another number of dimensions.
-        ConfigError: if there is another number of filters.
-
-    Example:
-        >>> checked([[1, 0], [0, 2]], 2).dtype
-        dtype('float32')
-    """
-    import numpy as np  # noqa: PLC0415
-
-    array = np.asarray(queries, dtype=np.float32)
-    if array.ndim != 2 or array.shape[1] != size:
-        raise VectorError(f"queries must be (n, {size}), got {array.shape}.")
-    if filters is not None and len(filters) != len(array):
-        raise ConfigError(f"{len(array)} queries need as many filters, got {len(filters)}.")
-    wrong = ~np.isfinite(array).all(axis=1) | ~array.any(axis=1)
-    if wrong.any():
-        raise VectorError(
-            f"query {int(wrong.argmax())} (and {int(wrong.sum()) - 1} more) "
-            "is all zeros or holds NaN or infinity."
-        )
-    return array

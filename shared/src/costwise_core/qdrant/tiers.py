@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from costwise_core.errors import ConfigError
-from costwise_core.qdrant.configs import IndexConfig
+from costwise_core.qdrant.index_config import IndexConfig
 from costwise_core.qdrant.prices import QdrantPrices
 from costwise_core.qdrant.sizing import estimate
 from costwise_core.qdrant.sizing_change import SizingChange

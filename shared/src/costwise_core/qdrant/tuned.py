@@ -1,7 +1,7 @@
 """What a retriever that searches as tuned is given: how to search, or a plan that says it."""
 
 from costwise_core.errors import ConfigError
-from costwise_core.qdrant.configs import SearchConfig
+from costwise_core.qdrant.search_config import SearchConfig
 
 __all__ = ["search_of"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from costwise_core.errors import ConfigError
-from costwise_core.qdrant.configs import SearchConfig, quantizations_of
+from costwise_core.qdrant.asking import checked_rate
 from costwise_core.qdrant.confirming import (
     cheapest,
     confirmed,
@@ -27,8 +27,10 @@ from costwise_core.qdrant.ground_truth import exact_truth
 from costwise_core.qdrant.intervals import least_questions
 from costwise_core.qdrant.plan import TuningPlan
 from costwise_core.qdrant.prices import QdrantPrices
+from costwise_core.qdrant.quantizers import quantizations_of
 from costwise_core.qdrant.samples import Questions
-from costwise_core.qdrant.sandbox import Sandbox
+from costwise_core.qdrant.sandbox import Sandbox, workshop
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.sources import Asked, Given, Source, source_of
 from costwise_core.qdrant.space import Space
 from costwise_core.qdrant.sweep import Part, Sweep, Way
@@ -110,6 +112,7 @@ def tune(
     started, cpu_started = time.perf_counter(), time.process_time()
     space = space or Space.default()
     _check(k, recall_target, confidence, min_saving)
+    checked_rate(per_second)
     edge_module()
     source = source_of(target, queries, limit=space.sample, seed=seed)
     tune_part, confirm_part = source.questions.split(_TUNE_SHARE, seed)
@@ -297,8 +300,7 @@ def _kept(folder: Path | str | None) -> Iterator[Path]:
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     yield path
-    for old in (*path.glob("shard-*"), *path.glob("half-*")):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    shutil.rmtree(workshop(path), ignore_errors=True)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def verdict(
         )
     saving = 1 - (found.cost or 0.0) / before.cost if before.cost else 0.0
     base_ok = (before.recall_low or 0.0) >= target
-    noise = max(min_saving, final.cpu_noise)
+    noise = max(min_saving, final.cost_noise)
     if base_ok and saving < noise:
         return True, (
             f"what is there keeps the promise, and the cheapest found saves {saving:.0%}, which is "

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from costwise_core.errors import ConfigError
-from costwise_core.qdrant.configs import SearchConfig
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.targets import Inspection, Target
 
 if TYPE_CHECKING:

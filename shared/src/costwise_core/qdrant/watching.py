@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from costwise_core.errors import CostwiseError
 from costwise_core.qdrant.changes import forward
-from costwise_core.qdrant.configs import SearchConfig
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.targets import Inspection, Target
 from costwise_core.qdrant.verifying import Verified, obstacles, verified
 

@@ -7,10 +7,7 @@ small beside the table. Nothing is kept in a process but what was used since the
 
 import functools
 import hashlib
-import os
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 
 from costwise_core.stores import postgres_entries as scripts
 from costwise_core.stores.checks import (
@@ -21,6 +18,7 @@ from costwise_core.stores.checks import (
     check_seconds,
     checked,
 )
+from costwise_core.stores.per_process import PerProcess
 from costwise_core.stores.postgres_link import PostgresLink, Script, T, check_link
 from costwise_core.stores.postgres_schema import prepare
 from costwise_core.stores.postgres_sharing import acquire, append, read, release
@@ -92,7 +90,7 @@ class PostgresStore:
         self._timeout = timeout
         self._write_timeout = write_timeout
         self._clock = clock
-        self._new_link = functools.partial(
+        new_link = functools.partial(
             PostgresLink,
             conninfo,
             schema=schema,
@@ -104,9 +102,7 @@ class PostgresStore:
         )
         digest = hashlib.blake2b(f"costwise {schema}".encode(), digest_size=8).digest()
         self._lock = int.from_bytes(digest, "big", signed=True)
-        # A forked child must touch neither its parent's connections nor its locks.
-        self._sessions: dict[int, _Session] = {}
-        weakref.finalize(self, _close, self._sessions)
+        self._sessions = PerProcess(lambda: _Session(new_link()), _Session.close)
 
     @property
     def damaged(self) -> int:
@@ -243,25 +239,17 @@ class PostgresStore:
 
     def close(self) -> None:
         """Close the connections; using the store again opens them again."""
-        _close(self._sessions)
+        self._sessions.close()
 
     def __enter__(self) -> "PostgresStore":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def _session(self) -> "_Session":
-        session = self._sessions.get(os.getpid())
-        if session is None:
-            session = self._sessions.setdefault(os.getpid(), _Session(self._new_link()))
-        return session
+        return self._sessions.get()
 
     def _run(self, script: Script[T], seconds: float | None = None) -> T:
         return self._session.link.run(script, seconds=seconds or self._timeout)
@@ -302,8 +290,5 @@ class _Session:
         self.link = link
         self.notes = scripts.Notes()
 
-
-def _close(sessions: dict[int, _Session]) -> None:
-    session = sessions.get(os.getpid())
-    if session is not None:
-        session.link.close()
+    def close(self) -> None:
+        self.link.close()

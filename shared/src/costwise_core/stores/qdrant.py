@@ -17,7 +17,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Final
 
 from costwise_core.drive import Flow, arun, call, run
@@ -181,12 +180,7 @@ class QdrantStore:
     def __enter__(self) -> "QdrantStore":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- the logic, written once ------------------------------------------------------------

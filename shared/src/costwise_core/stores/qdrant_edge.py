@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from costwise_core.errors import MissingExtraError, StoreError, StoreUnavailableError
@@ -215,12 +214,7 @@ class QdrantEdgeStore:
     def __enter__(self) -> "QdrantEdgeStore":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- the index follows the store ------------------------------------------------------------

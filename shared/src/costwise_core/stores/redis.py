@@ -1,22 +1,17 @@
 """Entries, logs and leases in a Redis server, shared by any number of processes and machines."""
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 from costwise_core.drive import arun, run
-from costwise_core.errors import ConfigError
 from costwise_core.stores.breaker import Breaker
 from costwise_core.stores.redis_flows import PAGE, RedisFlows
 from costwise_core.stores.redis_rows import Names, fits
-from costwise_core.stores.redis_wire import RedisWire
+from costwise_core.stores.redis_wire import RedisWire, check_prefix
 from costwise_core.types import Entry, Neighbour, Selection, Vector
 
 __all__ = ["RedisStore"]
-
-_PREFIX: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class RedisStore:
@@ -63,10 +58,7 @@ class RedisStore:
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not _PREFIX.fullmatch(prefix):
-            raise ConfigError(
-                f"prefix has 1 to 64 letters, digits, '_', '-' or '.', got {prefix[:80]!r}."
-            )
+        check_prefix(prefix)
         self._wire = RedisWire(
             url,
             timeout=timeout,
@@ -215,21 +207,11 @@ class RedisStore:
     def __enter__(self) -> "RedisStore":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def __aenter__(self) -> "RedisStore":
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()

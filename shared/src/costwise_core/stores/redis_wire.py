@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -15,14 +16,48 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
-__all__ = ["PATIENCE", "RedisWire"]
+__all__ = ["PATIENCE", "RedisWire", "check_prefix", "evicting"]
 
 PATIENCE: Final = 10.0
 """Seconds a command that writes or walks many entries may take."""
 
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _UNABLE: Final = frozenset(
     {"BusyLoadingError", "ClusterDownError", "MasterDownError", "OutOfMemoryError", "ReadOnlyError"}
 )
+
+
+def check_prefix(prefix: str) -> None:
+    """Refuse what no key should begin with.
+
+    Raises:
+        ConfigError: if it is empty, too long, or has a character that means something to Redis.
+
+    Example:
+        >>> check_prefix("my app")
+        Traceback (most recent call last):
+        costwise_core.errors.ConfigError: prefix has 1 to 64 letters, digits, '_', '-' or '.', ...
+    """
+    if not _PREFIX.fullmatch(prefix):
+        raise ConfigError(
+            f"prefix has 1 to 64 letters, digits, '_', '-' or '.', got {prefix[:80]!r}."
+        )
+
+
+def evicting(memory: Mapping[str, Any], *, expiring: bool) -> str:
+    """Return the policy by which a full server would drop keys before their time, "" if by none.
+
+    Args:
+        memory: What `INFO memory` says.
+        expiring: Whether the keys in question expire; only such keys go by a volatile policy.
+
+    Example:
+        >>> evicting({"maxmemory": 100, "maxmemory_policy": "volatile-lru"}, expiring=False)
+        ''
+    """
+    policy = str(memory.get("maxmemory_policy", ""))
+    drops = ("allkeys", "volatile") if expiring else "allkeys"
+    return policy if memory.get("maxmemory") and policy.startswith(drops) else ""
 
 
 class RedisWire:

@@ -9,10 +9,9 @@ entries themselves, so what another process deleted or replaced is never served.
 import os
 import sqlite3
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from costwise_core.errors import ConfigError, VectorError
@@ -24,6 +23,7 @@ from costwise_core.stores.checks import (
     check_seconds,
     checked,
 )
+from costwise_core.stores.per_process import PerProcess
 from costwise_core.stores.sqlite_file import SQLiteFile
 from costwise_core.stores.sqlite_rows import (
     APPLICATION_ID,
@@ -92,11 +92,16 @@ class SQLiteStore:
         self.path = Path(path)
         self._max_entries = max_entries
         self._max_bytes = max_bytes
-        self._busy_timeout = busy_timeout
         self._clock = clock
-        # A forked child must touch neither its parent's connections nor its locks.
-        self._sessions: dict[int, Session] = {}
-        weakref.finalize(self, _close, self._sessions)
+        opened = partial(
+            SQLiteFile,
+            self.path,
+            application_id=APPLICATION_ID,
+            schema=SCHEMA,
+            busy_timeout=busy_timeout,
+            max_value_bytes=2 * MAX_ENTRY_BYTES,
+        )
+        self._sessions = PerProcess(lambda: Session(opened()), lambda one: one.file.close())
 
     @property
     def damaged(self) -> int:
@@ -242,32 +247,17 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Close the file; using the store again opens it again."""
-        _close(self._sessions)
+        self._sessions.close()
 
     def __enter__(self) -> "SQLiteStore":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def _session(self) -> Session:
-        session = self._sessions.get(os.getpid())
-        if session is None:
-            file = SQLiteFile(
-                self.path,
-                application_id=APPLICATION_ID,
-                schema=SCHEMA,
-                busy_timeout=self._busy_timeout,
-                max_value_bytes=2 * MAX_ENTRY_BYTES,
-            )
-            session = self._sessions.setdefault(os.getpid(), Session(file))
-        return session
+        return self._sessions.get()
 
     def _evict(self, db: sqlite3.Connection) -> None:
         """Delete the entries of lowest rank until the rest fits."""
@@ -281,12 +271,6 @@ class SQLiteStore:
             ).fetchone()
             db.execute("DELETE FROM entries WHERE id = ?", lowest[:1])
             count, size = count - 1, size - lowest[1]
-
-
-def _close(sessions: dict[int, Session]) -> None:
-    session = sessions.get(os.getpid())
-    if session is not None:
-        session.file.close()
 
 
 def _drop_expired(db: sqlite3.Connection, now: float) -> None:

@@ -4,7 +4,6 @@ import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from costwise_core.errors import (
     StoreUnavailableError,
     StoreVersionError,
 )
+from costwise_core.stores.per_process import PerProcess
 
 __all__ = ["SQLiteFile", "check_file"]
 
@@ -77,8 +77,7 @@ class SQLiteFile:
         self._schema = schema
         self._busy_timeout = busy_timeout
         self._max_value_bytes = max_value_bytes
-        self._slots: dict[int, _Slots] = {}
-        weakref.finalize(self, _close, self._slots)
+        self._slots = PerProcess(lambda: _Slots(_Slot(), _Slot()), _Slots.close)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -104,21 +103,15 @@ class SQLiteFile:
 
     def close(self) -> None:
         """Close both connections; the next use opens them again."""
-        _close(self._slots)
+        self._slots.close()
 
     @property
     def _reader(self) -> "_Slot":
-        return self._own.reader
+        return self._slots.get().reader
 
     @property
     def _writer(self) -> "_Slot":
-        return self._own.writer
-
-    @property
-    def _own(self) -> "_Slots":
-        # A forked child must touch neither its parent's connections nor its locks.
-        slots = self._slots.get(os.getpid())
-        return slots or self._slots.setdefault(os.getpid(), _Slots(_Slot(), _Slot()))
+        return self._slots.get().writer
 
     @contextmanager
     def _lent(self, slot: "_Slot") -> Iterator[sqlite3.Connection]:
@@ -199,12 +192,6 @@ class SQLiteFile:
             raise StoreError(f"{self.path}: {error}.") from error
 
 
-def _close(slots: "dict[int, _Slots]") -> None:
-    for slot in slots.get(os.getpid(), ()):
-        with slot.lock:
-            slot.close()
-
-
 class _Slot:
     """A connection, the lock of those who use it, and which file it is open on."""
 
@@ -222,6 +209,11 @@ class _Slot:
 class _Slots(NamedTuple):
     reader: _Slot
     writer: _Slot
+
+    def close(self) -> None:
+        for slot in self:
+            with slot.lock:
+                slot.close()
 
 
 @contextmanager

@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Final
 
 from costwise_core.drive import Flow, arun, call, run
@@ -229,12 +228,7 @@ class TieredStore:
     def __enter__(self) -> "TieredStore":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- how --------------------------------------------------------------------------------------

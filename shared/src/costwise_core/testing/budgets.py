@@ -1,8 +1,9 @@
 """The contract of a budget store as a pytest class: a store is done when a subclass passes.
 
-class TestMyBudgets(BudgetStoreContract):
-def make_store(self):
-return MyBudgets()
+Example:
+    >>> class TestMyBudgets(BudgetStoreContract):
+    ...     def make_store(self):
+    ...         return MyBudgets()
 """
 
 # ruff: noqa: S101, S311 - these are tests, shipped

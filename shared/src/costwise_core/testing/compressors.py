@@ -1,8 +1,9 @@
 """The contract of a compressor as a pytest class: one is done when a subclass passes.
 
-class TestMyCompressor(CompressorContract):
-def make_compressor(self):
-return MyCompressor()
+Example:
+    >>> class TestMyCompressor(CompressorContract):
+    ...     def make_compressor(self):
+    ...         return MyCompressor()
 """
 
 # ruff: noqa: S101 - these are tests, shipped

@@ -1,8 +1,9 @@
 """The contract of a store of conversations as a pytest class: done when a subclass passes.
 
-class TestMyConversations(ConversationStoreContract):
-def make_store(self, clock, ttl=None):
-return MyConversations(clock=clock, ttl=ttl)
+Example:
+    >>> class TestMyConversations(ConversationStoreContract):
+    ...     def make_store(self, clock, ttl=None):
+    ...         return MyConversations(clock=clock, ttl=ttl)
 """
 
 # ruff: noqa: S101 - these are tests, shipped

@@ -1,8 +1,9 @@
 """The contracts of a router and of a judge of answers as pytest classes.
 
-class TestMyRouter(RouterContract):
-def make_router(self):
-return MyRouter()
+Example:
+    >>> class TestMyRouter(RouterContract):
+    ...     def make_router(self):
+    ...         return MyRouter()
 """
 
 # ruff: noqa: S101 - these are tests, shipped

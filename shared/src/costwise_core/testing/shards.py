@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from costwise_core.qdrant.configs import IndexConfig, SearchConfig
 from costwise_core.qdrant.extras import edge_module
+from costwise_core.qdrant.index_config import IndexConfig
+from costwise_core.qdrant.search_config import SearchConfig
 from costwise_core.qdrant.targets import Target
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
 """The contracts of logs and leases, through which processes that share a store work together.
 
-class TestMyJournal(JournalContract):
-def make_store(self, clock):
-return MyStore(clock=clock)
+Example:
+    >>> class TestMyJournal(JournalContract):
+    ...     def make_store(self, clock):
+    ...         return MyStore(clock=clock)
 """
 
 # ruff: noqa: S101 - these are tests, shipped

@@ -2,9 +2,10 @@
 
 Its logs and leases, if it has them, have contracts of their own in `testing.sharing`.
 
-class TestMyStore(CacheStoreContract):
-def make_store(self, clock):
-return MyStore(clock=clock)
+Example:
+    >>> class TestMyStore(CacheStoreContract):
+    ...     def make_store(self, clock):
+    ...         return MyStore(clock=clock)
 """
 
 # ruff: noqa: S101 - these are tests, shipped

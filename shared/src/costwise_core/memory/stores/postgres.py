@@ -1,8 +1,6 @@
 """Conversations in PostgreSQL, for any number of processes and machines."""
 
 import functools
-import os
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -11,6 +9,7 @@ from costwise_core.memory.stores.arguments import Which, check_ttl
 from costwise_core.memory.stores.rows import MAX_BYTES, Place, Row
 from costwise_core.memory.stores.server import Bodies, Page, ServerConversations
 from costwise_core.stores import postgres_sharing
+from costwise_core.stores.per_process import PerProcess
 from costwise_core.stores.postgres_link import PostgresLink, Script, T, check_link, sql
 from costwise_core.stores.postgres_rows import NOW
 from costwise_core.stores.postgres_schema import Tables, one, prepare, transaction
@@ -156,7 +155,7 @@ class PostgresConversations(ServerConversations):
         self._ttl = ttl
         self._timeout = timeout
         self._clock = clock
-        self._new_link = functools.partial(
+        new_link = functools.partial(
             PostgresLink,
             conninfo,
             schema=schema,
@@ -166,13 +165,11 @@ class PostgresConversations(ServerConversations):
             timeout=timeout,
             connect_timeout=connect_timeout,
         )
-        # A forked child must touch neither its parent's connections nor its locks.
-        self._links: dict[int, PostgresLink] = {}
-        weakref.finalize(self, _close, self._links)
+        self._links = PerProcess(new_link, PostgresLink.close)
 
     def close(self) -> None:
         """Close the connections; using the store again opens them again."""
-        _close(self._links)
+        self._links.close()
 
     def _append(self, place: Place, rows: Sequence[Row]) -> Flow[int]:
         script = _append(place, rows, self._ttl, self._now())
@@ -204,20 +201,15 @@ class PostgresConversations(ServerConversations):
         return self._done(postgres_sharing.release(name, owner, self._now(), _LEASES))
 
     def _done(self, script: Script[T]) -> Flow[T]:
-        return (yield from call(self._link.run, script, seconds=self._timeout))
+        return (yield from call(self._links.get().run, script, seconds=self._timeout))
 
     def _patiently(self, script: Script[T]) -> Flow[T]:
         seconds = max(self._timeout, _PATIENCE)
         script = transaction(script, seconds=seconds)
-        return (yield from call(self._link.run, script, seconds=seconds))
+        return (yield from call(self._links.get().run, script, seconds=seconds))
 
     def _now(self) -> float | None:
         return None if self._clock is None else self._clock()
-
-    @property
-    def _link(self) -> PostgresLink:
-        link = self._links.get(os.getpid())
-        return link or self._links.setdefault(os.getpid(), self._new_link())
 
 
 def _append(place: Place, rows: Sequence[Row], ttl: float | None, now: float | None) -> Script[int]:
@@ -311,9 +303,3 @@ def _delete(which: Which, now: float | None) -> Script[tuple[int, bool]]:
 
 def _last(rows: Sequence[tuple[bytes, object]], page: int) -> bytes | None:
     return bytes(rows[-1][0]) if len(rows) == page else None
-
-
-def _close(links: dict[int, PostgresLink]) -> None:
-    link = links.get(os.getpid())
-    if link is not None:
-        link.close()

@@ -1,13 +1,12 @@
 """Conversations in a Redis server, for any number of processes and machines."""
 
-import re
 from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, Final
 
 from costwise_core.budget.moves import digest
 from costwise_core.drive import Flow, call
-from costwise_core.errors import ConfigError, StoreError
+from costwise_core.errors import StoreError
 from costwise_core.memory.stores.arguments import Which, check_ttl
 from costwise_core.memory.stores.redis_scripts import (
     APPEND,
@@ -23,11 +22,10 @@ from costwise_core.stores.breaker import Breaker
 from costwise_core.stores.redis_replies import value
 from costwise_core.stores.redis_rows import Command
 from costwise_core.stores.redis_scripts import ACQUIRE, RELEASE
-from costwise_core.stores.redis_wire import RedisWire
+from costwise_core.stores.redis_wire import RedisWire, check_prefix, evicting
 
 __all__ = ["RedisConversations"]
 
-_PREFIX: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PAGE: Final = 500
 _PAGE_BYTES: Final = 4_000_000
 _DELETED: Final = 100
@@ -77,10 +75,7 @@ class RedisConversations(ServerConversations):
     ) -> None:
         super().__init__()
         check_ttl(ttl)
-        if not _PREFIX.fullmatch(prefix):
-            raise ConfigError(
-                f"prefix has 1 to 64 letters, digits, '_', '-' or '.', got {prefix[:80]!r}."
-            )
+        check_prefix(prefix)
         self._ttl = ttl
         self._prefix = f"{prefix}:memory"
         self._wire = RedisWire(
@@ -175,12 +170,7 @@ class RedisConversations(ServerConversations):
         if self._keeps:
             return
         (reply,) = yield from call(self._wire.send, [("INFO", "memory")])
-        memory = value(reply)
-        policy = str(memory.get("maxmemory_policy", ""))
-        evicts = policy.startswith("allkeys") or (
-            self._ttl is not None and policy.startswith("volatile")
-        )
-        if memory.get("maxmemory") and evicts:
+        if policy := evicting(value(reply), expiring=self._ttl is not None):
             raise StoreError(
                 f"this Redis server may evict conversations (maxmemory-policy {policy}), so it "
                 "would forget what was said; use noeviction, or a volatile-... policy and no ttl."

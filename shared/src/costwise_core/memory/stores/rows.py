@@ -1,7 +1,7 @@
 """How conversations are written down and read back, where nothing read is taken on trust."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import partial
 from types import NoneType, UnionType
@@ -15,6 +15,7 @@ from costwise_core.memory.naming import named
 __all__ = [
     "MAX_BYTES",
     "Place",
+    "Reader",
     "Row",
     "as_row",
     "conversation_of",
@@ -143,6 +144,47 @@ def conversation_of(names: object, key: bytes) -> Conversation:
     if bytes.fromhex(found.key) != key:
         raise ValueError("the names are those of another conversation")
     return found
+
+
+class Reader:
+    """Reads rows, passes over those that are damaged, and counts them.
+
+    Example:
+        >>> reader = Reader()
+        >>> reader.messages([b'{"role": "user", "text": "Hello."}', b"{}"])[0].text, reader.damaged
+        ('Hello.', 1)
+    """
+
+    def __init__(self) -> None:
+        self.damaged = 0
+
+    def messages(self, bodies: Iterable[object]) -> list[Message]:
+        """Return the messages that can be read."""
+        found = []
+        for body in bodies:
+            try:
+                found.append(message_of(body))
+            except ValueError:
+                self.damaged += 1
+        return found
+
+    def summary(self, body: object, version: int) -> Summary | None:
+        """Return a summary; None without a version. A damaged one has its version and no text."""
+        if not version:
+            return None
+        try:
+            return summary_of(body, version)
+        except ValueError:
+            self.damaged += 1
+            return Summary(version=version)
+
+    def conversations(self, rows: Iterable[tuple[bytes, object]]) -> Iterator[Conversation]:
+        """Yield whose conversations are kept under these keys, where their names can be read."""
+        for key, names in rows:
+            try:
+                yield conversation_of(names, key)
+            except ValueError:
+                self.damaged += 1
 
 
 def as_row(value: Message | Summary | Conversation) -> dict[str, Any]:

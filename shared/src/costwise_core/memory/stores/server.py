@@ -1,21 +1,12 @@
 """What conversations in a server have in common, whichever server it is."""
 
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from costwise_core.drive import Flow, arun, run
 from costwise_core.memory.messages import Conversation, Message, Summary
 from costwise_core.memory.stores.arguments import Which, check_range
-from costwise_core.memory.stores.rows import (
-    Place,
-    Row,
-    conversation_of,
-    message_of,
-    packed,
-    rows_of,
-    summary_of,
-)
+from costwise_core.memory.stores.rows import Place, Reader, Row, packed, rows_of
 from costwise_core.stores.checks import check_seconds
 
 __all__ = ["Bodies", "Page", "ServerConversations"]
@@ -42,8 +33,12 @@ class ServerConversations:
     """
 
     def __init__(self) -> None:
-        self.damaged = 0
+        self._reader = Reader()
+
+    @property
+    def damaged(self) -> int:
         """How many rows this object found damaged and passed over."""
+        return self._reader.damaged
 
     def append(self, conversation: Conversation, messages: Sequence[Message]) -> int:
         """Add what is new of these messages, all or none, and return how many there are now.
@@ -190,12 +185,7 @@ class ServerConversations:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- the same for all servers ---------------------------------------------------------------
@@ -206,33 +196,19 @@ class ServerConversations:
         at: int | None = start
         while at is not None:
             page = yield from self._bodies(place, at, 2**31 - 1 if stop is None else stop)
-            for body in page.found:
-                try:
-                    found.append(message_of(body))
-                except ValueError:
-                    self.damaged += 1
+            found += self._reader.messages(page.found)
             at = page.start
         return found
 
     def _summary(self, place: Place) -> Flow[Summary | None]:
         version, body = yield from self._kept_summary(place)
-        if not version:
-            return None
-        try:
-            return summary_of(body, version)
-        except ValueError:
-            self.damaged += 1
-            return Summary(version=version)
+        return self._reader.summary(body, version)
 
     def _pages(self, which: Which) -> Iterator[Conversation]:
         after: bytes | None = b""
         while after is not None:
             page = run(self._page(which, after))
-            for key, names in page.found:
-                try:
-                    yield conversation_of(names, key)
-                except ValueError:
-                    self.damaged += 1
+            yield from self._reader.conversations(page.found)
             after = page.after
 
     # --- what a server says -----------------------------------------------------------------------

@@ -4,21 +4,11 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from costwise_core.memory.messages import Conversation, Message, Summary
 from costwise_core.memory.stores.arguments import Which, check_range, check_ttl
-from costwise_core.memory.stores.rows import (
-    MAX_BYTES,
-    Place,
-    Row,
-    conversation_of,
-    message_of,
-    packed,
-    rows_of,
-    summary_of,
-)
+from costwise_core.memory.stores.rows import MAX_BYTES, Place, Reader, Row, packed, rows_of
 from costwise_core.stores import sqlite_journal
 from costwise_core.stores.checks import check_seconds
 from costwise_core.stores.sqlite_file import SQLiteFile, check_file
@@ -113,8 +103,7 @@ class SQLiteConversations:
     ) -> None:
         check_ttl(ttl)
         self.path = check_file(path, busy_timeout, instead="MemoryConversations()")
-        self.damaged = 0
-        """How many rows this process found damaged and passed over."""
+        self._reader = Reader()
         self._ttl = ttl
         self._clock = clock
         self._file = SQLiteFile(
@@ -124,6 +113,11 @@ class SQLiteConversations:
             busy_timeout=busy_timeout,
             max_value_bytes=2 * MAX_BYTES,
         )
+
+    @property
+    def damaged(self) -> int:
+        """How many rows this process found damaged and passed over."""
+        return self._reader.damaged
 
     def append(self, conversation: Conversation, messages: Sequence[Message]) -> int:
         """Add what is new of these messages, all or none, and return how many there are now.
@@ -162,13 +156,7 @@ class SQLiteConversations:
                     *(start, 2**62 if stop is None else stop),
                 ),
             ).fetchall()
-        found = []
-        for (body,) in bodies:
-            try:
-                found.append(message_of(body))
-            except ValueError:
-                self.damaged += 1
-        return found
+        return self._reader.messages(body for (body,) in bodies)
 
     def summary(self, conversation: Conversation) -> Summary | None:
         """Return what stands for the first messages, None if nothing does.
@@ -184,14 +172,8 @@ class SQLiteConversations:
                 f"FROM conversations WHERE key = ? AND {_LIVE}",
                 (MAX_BYTES, Place.of(conversation).key, self._clock()),
             ).fetchone()
-        if row is None or not row[0]:
-            return None
-        version, body = row
-        try:
-            return summary_of(body, version)
-        except ValueError:
-            self.damaged += 1
-            return Summary(version=version)
+        version, body = row or (0, None)
+        return self._reader.summary(body, version)
 
     def replace(self, conversation: Conversation, summary: Summary, *, version: int) -> bool:
         """Put this summary in the place of that with `version`; False if that is gone.
@@ -235,13 +217,10 @@ class SQLiteConversations:
                     f"ORDER BY key LIMIT {_PAGE:d}",
                     (MAX_BYTES, *values, self._clock(), last),
                 ).fetchall()
-            for last, names in rows:
-                try:
-                    yield conversation_of(names, last)
-                except ValueError:
-                    self.damaged += 1
+            yield from self._reader.conversations(rows)
             if len(rows) < _PAGE:
                 return
+            last = rows[-1][0]
 
     def delete(
         self,
@@ -295,15 +274,10 @@ class SQLiteConversations:
         """Close the file; using the store again opens it again."""
         self._file.close()
 
-    def __enter__(self) -> "SQLiteConversations":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

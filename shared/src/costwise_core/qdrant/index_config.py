@@ -1,12 +1,11 @@
-"""How a collection is built and how it is searched, as two values that every engine understands.
+"""How a collection's index is built and where it lies: settings that take a rebuild to change.
 
-Qdrant keeps the two apart, and so must whoever tunes it: `IndexConfig` belongs to the collection
-and takes a rebuild, `SearchConfig` goes with each query. A search setting that is put into the
-collection is dropped without a word.
+Qdrant keeps them apart from those of a search, which `SearchConfig` has, and so must whoever tunes
+it: a search setting that is put into the collection is dropped without a word.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 
 from costwise_core.errors import ConfigError, nearest
@@ -18,19 +17,13 @@ from costwise_core.qdrant.quantizers import (
     quantizations_of,
     server_version,
 )
+from costwise_core.qdrant.settings_checks import check_whole, known_fields
 
 if TYPE_CHECKING:
     import qdrant_edge
     from qdrant_client import models
 
-__all__ = [
-    "QUANTIZATIONS",
-    "IndexConfig",
-    "Memory",
-    "SearchConfig",
-    "quantizations_of",
-    "server_version",
-]
+__all__ = ["IndexConfig", "Memory"]
 
 Memory: TypeAlias = Literal["cold", "cached", "pinned"]
 """Cold is read from disk when needed, cached is read ahead but may be evicted, pinned stays."""
@@ -77,8 +70,8 @@ class IndexConfig:
     graph: Memory = "cached"
 
     def __post_init__(self) -> None:
-        _whole("m", self.m, 0, 2_000)
-        _whole("ef_construct", self.ef_construct, 4, 10_000)
+        check_whole("m", self.m, 0, 2_000)
+        check_whole("ef_construct", self.ef_construct, 4, 10_000)
         if self.quantization not in QUANTIZATIONS:
             raise ConfigError(
                 f"quantization {self.quantization!r} is unknown."
@@ -214,7 +207,7 @@ class IndexConfig:
         Raises:
             ConfigError: if a name or a value is wrong.
         """
-        return cls(**_known(cls, values))
+        return cls(**known_fields(cls, values))
 
     def __str__(self) -> str:
         """Return it in words, without what has no effect."""
@@ -256,190 +249,5 @@ class IndexConfig:
         }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchConfig:
-    """How a query is answered; goes with each query, and works without any rebuild.
-
-    None leaves a setting to the server, which takes `ef_construct` for `hnsw_ef`, and rescores by
-    itself only for binary and for turbo of up to 2 bits.
-
-    Args:
-        hnsw_ef: How widely the graph is searched.
-        rescore: Whether the best by quantized vectors are compared again by the original ones.
-        oversampling: How many times the limit is fetched for that; without it, rescoring on one
-            segment only reorders what was found.
-        exact: Whether everything is compared, without the graph and without quantization.
-        ignore_quantization: Whether the original vectors are searched though there are quantized.
-        indexed_only: Whether what has no index yet is left out.
-
-    Raises:
-        ConfigError: if a value is out of its range.
-
-    Example:
-        >>> config = SearchConfig(hnsw_ef=128, rescore=True, oversampling=2.0)
-        >>> print(config)
-        ef 128, rescore, oversampling 2
-        >>> SearchConfig.from_dict(config.to_dict()) == config
-        True
-    """
-
-    hnsw_ef: int | None = None
-    rescore: bool | None = None
-    oversampling: float | None = None
-    exact: bool = False
-    ignore_quantization: bool = False
-    indexed_only: bool = False
-
-    def __post_init__(self) -> None:
-        if self.hnsw_ef is not None:
-            _whole("hnsw_ef", self.hnsw_ef, 1, 100_000)
-        if self.oversampling is not None and not 1 <= self.oversampling <= 1_000:
-            raise ConfigError(f"oversampling must be from 1 to 1000, got {self.oversampling}.")
-
-    def for_threshold(self) -> "SearchConfig":
-        """Return it with scores that may be compared to a threshold.
-
-        A quantized score may be far off: a binary one is a count of bits and no cosine at all.
-
-        Example:
-            >>> SearchConfig(hnsw_ef=64, rescore=False).for_threshold()
-            SearchConfig(hnsw_ef=64, rescore=True, oversampling=2.0, exact=False, \
-ignore_quantization=False, indexed_only=False)
-        """
-        if self.exact or self.ignore_quantization:
-            return self
-        return replace(self, rescore=True, oversampling=max(2.0, self.oversampling or 0.0))
-
-    def for_client(self) -> "models.SearchParams":
-        """Return what `QdrantClient.query_points` takes as `search_params`.
-
-        Raises:
-            MissingExtraError: if qdrant-client is not installed.
-
-        Example:
-            >>> SearchConfig(hnsw_ef=64).for_client().hnsw_ef
-            64
-        """
-        params: models.SearchParams = client_models().SearchParams(**self.to_params())
-        return params
-
-    def for_edge(self) -> "qdrant_edge.SearchParams":
-        """Return what a query to an edge shard takes as `params`.
-
-        Raises:
-            MissingExtraError: if qdrant-edge-py is not installed.
-
-        Example:
-            >>> SearchConfig(hnsw_ef=64).for_edge().hnsw_ef
-            64
-        """
-        edge, params = edge_module(), self.to_params()
-        if "quantization" in params:
-            params["quantization"] = edge.QuantizationSearchParams(**params["quantization"])
-        made: qdrant_edge.SearchParams = edge.SearchParams(**params)
-        return made
-
-    def to_params(self) -> dict[str, Any]:
-        """Return the JSON that Qdrant's API calls `params`, without what is left to the server.
-
-        Example:
-            >>> SearchConfig(hnsw_ef=128, rescore=True, oversampling=2.0).to_params()
-            {'hnsw_ef': 128, 'quantization': {'rescore': True, 'oversampling': 2.0}}
-        """
-        quantization = {
-            "ignore": self.ignore_quantization or None,
-            "rescore": self.rescore,
-            "oversampling": self.oversampling,
-        }
-        params = {
-            "hnsw_ef": self.hnsw_ef,
-            "exact": self.exact or None,
-            "indexed_only": self.indexed_only or None,
-            "quantization": {k: v for k, v in quantization.items() if v is not None} or None,
-        }
-        return {name: value for name, value in params.items() if value is not None}
-
-    def for_langchain(self) -> str:
-        """Return the lines to paste into an app that uses `langchain_qdrant.QdrantVectorStore`.
-
-        Example:
-            >>> print(SearchConfig(hnsw_ef=128).for_langchain())
-            from qdrant_client import models
-            <BLANKLINE>
-            search_params = models.SearchParams(
-                hnsw_ef=128,
-            )
-            retriever = vector_store.as_retriever(search_kwargs={"search_params": search_params})
-        """
-        return (
-            f"{self._code()}\nretriever = vector_store.as_retriever("
-            'search_kwargs={"search_params": search_params})'
-        )
-
-    def for_llamaindex(self) -> str:
-        """Return the lines to paste into an app that uses LlamaIndex's `QdrantVectorStore`.
-
-        Example:
-            >>> print(SearchConfig(hnsw_ef=128).for_llamaindex())
-            from qdrant_client import models
-            <BLANKLINE>
-            search_params = models.SearchParams(
-                hnsw_ef=128,
-            )
-            retriever = index.as_retriever(vector_store_kwargs={"search_params": search_params})
-        """
-        return (
-            f"{self._code()}\nretriever = index.as_retriever("
-            'vector_store_kwargs={"search_params": search_params})'
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            ConfigError: if a name or a value is wrong.
-        """
-        return cls(**_known(cls, values))
-
-    def __str__(self) -> str:
-        """Return it in words."""
-        words = [
-            f"ef {self.hnsw_ef}" if self.hnsw_ef else "",
-            {True: "rescore", False: "no rescore", None: ""}[self.rescore],
-            f"oversampling {self.oversampling:g}" if self.oversampling else "",
-            "exact" if self.exact else "",
-            "quantization ignored" if self.ignore_quantization else "",
-            "indexed only" if self.indexed_only else "",
-        ]
-        return ", ".join(filter(None, words)) or "the server's defaults"
-
-    def _code(self) -> str:
-        lines = ["from qdrant_client import models", "", "search_params = models.SearchParams("]
-        for name, value in self.to_params().items():
-            if name == "quantization":
-                inside = ", ".join(f"{key}={said!r}" for key, said in value.items())
-                lines.append(f"    quantization=models.QuantizationSearchParams({inside}),")
-            else:
-                lines.append(f"    {name}={value!r},")
-        return "\n".join([*lines, ")"])
-
-
 def _edge_memory(edge: Any, memory: Memory) -> Any:
     return getattr(edge.Memory, memory.capitalize())
-
-
-def _whole(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigError(f"{name} must be a whole number from {low} to {high:,}, got {value!r}.")
-
-
-def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    names = [field.name for field in fields(cls)]
-    if unknown := [name for name in values if name not in names]:
-        raise ConfigError(f"{cls.__name__} has no {unknown[0]!r}.{nearest(str(unknown[0]), names)}")
-    return dict(values)

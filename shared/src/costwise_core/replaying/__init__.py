@@ -1,0 +1,1 @@
+"""What costwise would have saved on a log of real calls, with no model called."""
