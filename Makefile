@@ -60,7 +60,7 @@ wheels: setup ## Build the wheels and import each in a fresh environment
 notebooks: setup ## Run every notebook from top to bottom
 	@$(PY) scripts/notebooks.py $(ARGS)
 
-bench: setup ## Run the benchmarks on what ships
+bench: setup ## Run the benchmarks, shortened, on real data
 	@$(PY) -m benchmarks.cache_latency --entries 1000 10000 --json out/cache_latency.json
 	@$(PY) -m benchmarks.embed_agreement --json out/embed_agreement.json
 	@$(PY) -m benchmarks.ledger --json out/ledger.json
@@ -76,6 +76,10 @@ bench: setup ## Run the benchmarks on what ships
 	@$(PY) -m benchmarks.few_shot --json out/few_shot.json
 	@$(PY) -m benchmarks.cascade --json out/cascade.json
 	@$(PY) -m benchmarks.route --no-torch --json out/route.json
+	@$(PY) -m benchmarks.memory --limit 2 --peers 1 --json out/memory.json
+	@$(PY) -m benchmarks.qdrant --limit 4000 --target .9 --json out/qdrant.json
+	@$(PY) -m benchmarks.replay --json out/replay.json
+	@$(PY) -m benchmarks.end_to_end --requests 24 --json out/end_to_end.json
 
 # Pinned here: the one peer that cannot go through the resolver (see the group in pyproject.toml).
 peers: setup ## Run the benchmarks beside other packages (downloads them; slow)

@@ -1,8 +1,10 @@
 """The same RAG app twice: stock classes of LangChain and of LlamaIndex, plain and with costwise.
 
 What costwise adds stands between the two marks in each function; everything else is what the
-frameworks' own tutorials write. The near tier goes by `GuardedThreshold`: 56 questions are too few
-for `RiskControl`, the default, to have learned enough to open.
+frameworks' own tutorials write. It is a `Stack` with a cache alone: what is retrieved is one short
+paragraph, so there is nothing to trim or compress, and no conversation to remember. The near tier
+goes by `GuardedThreshold`: 56 questions are too few for `RiskControl`, the default, to have learned
+enough to open.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -60,15 +62,16 @@ def langchain_app(
     from langchain_core.vectorstores import InMemoryVectorStore
     from langchain_openai import ChatOpenAI
 
-    from costwise_core import GuardedThreshold, OnnxEmbedder
-    from langchain_costwise import CachedEmbeddings, CachedRetriever, SemanticCache, track
+    from costwise_core import Cache, GuardedThreshold, OnnxEmbedder, SQLiteStore
+    from langchain_costwise import CachedEmbeddings, Stack, track
 
-    embeddings = CachedEmbeddings(OnnxEmbedder())
+    embedder = OnnxEmbedder()
+    embeddings = CachedEmbeddings(embedder)
     store = InMemoryVectorStore(embeddings)
     store.add_documents(
         [Document(id=p.id, page_content=p.text, metadata={"title": p.title}) for p in passages]
     )
-    retriever: Any = store.as_retriever(search_kwargs={"k": TOP_K})
+    retriever = store.as_retriever(search_kwargs={"k": TOP_K})
     model = ChatOpenAI(
         base_url=endpoint.base_url,
         api_key=endpoint.api_key,
@@ -76,18 +79,17 @@ def langchain_app(
         temperature=0,
         max_tokens=MAX_TOKENS,
     )
-    # --- costwise: three lines, one cache file ---
-    if cache is not None:
-        answers = SemanticCache(cache, embedder=embeddings, policy=GuardedThreshold())
-        retriever = CachedRetriever(retriever=retriever, cache=answers.cache, corpus="demo-v1")
-        model.cache = answers
-    # -------------------------------------------
     prompt = ChatPromptTemplate.from_template(PROMPT)
 
     def joined(documents: list[Document]) -> str:
         return "\n\n".join(document.page_content for document in documents)
 
-    chain = {"context": retriever | joined, "question": RunnablePassthrough()} | prompt | model
+    chain: Any = {"context": retriever | joined, "question": RunnablePassthrough()} | prompt | model
+    # --- costwise: a stack around the same parts, one cache file ---
+    if cache is not None:
+        answers = Cache(SQLiteStore(cache), embedder=embedder, policy=GuardedThreshold())
+        chain = Stack(cache=answers, corpus="demo-v1").rag_chain(retriever, model, prompt)
+    # -------------------------------------------------------------------------
 
     def ask(question: str) -> Reply:
         message = chain.invoke(question)
@@ -102,11 +104,12 @@ def llamaindex_app(
 ) -> Iterator[App]:
     """Build a query engine: vector index, `OpenAILike`."""
     from llama_index.core import PromptTemplate, VectorStoreIndex
+    from llama_index.core.query_engine import RetrieverQueryEngine
     from llama_index.core.schema import TextNode
     from llama_index.llms.openai_like import OpenAILike
 
     from costwise_core import Cache, GuardedThreshold, OnnxEmbedder, SQLiteStore
-    from llamaindex_costwise import CachedQueryEngine, CostwiseEmbedding, track
+    from llamaindex_costwise import CostwiseEmbedding, Stack, track
 
     embedder = OnnxEmbedder()
     index = VectorStoreIndex(
@@ -122,18 +125,15 @@ def llamaindex_app(
         is_chat_model=True,
         context_window=4096,
     )
-    engine: Any = index.as_query_engine(
-        llm=llm,
-        similarity_top_k=TOP_K,
-        text_qa_template=PromptTemplate(
-            PROMPT.format(context="{context_str}", question="{query_str}")
-        ),
-    )
-    # --- costwise: two lines, one cache file ---
+    retriever = index.as_retriever(similarity_top_k=TOP_K)
+    template = PromptTemplate(PROMPT.format(context="{context_str}", question="{query_str}"))
+    engine: Any = RetrieverQueryEngine.from_args(retriever, llm=llm, text_qa_template=template)
+    # --- costwise: a stack around the same parts, one cache file ---
     if cache is not None:
         answers = Cache(SQLiteStore(cache), embedder=embedder, policy=GuardedThreshold())
-        engine = CachedQueryEngine(engine, cache=answers, corpus="demo-v1")
-    # ------------------------------------------
+        stack = Stack(cache=answers, corpus="demo-v1")
+        engine = stack.query_engine(retriever, llm, text_qa_template=template)
+    # -------------------------------------------------------------------------
 
     def ask(question: str) -> Reply:
         response = engine.query(question)

@@ -205,6 +205,16 @@ def test_filters_come_along(tmp_path: Path) -> None:
     assert plan.baseline.recall > 0.7  # nothing is linked for filters that have no payload index
 
 
+def test_filters_that_let_nothing_through_are_told(tmp_path: Path) -> None:
+    nowhere = {"must": [{"key": "page", "match": {"value": "3"}}]}  # its pages are numbers
+    rows = [{"vector": row, "filter": nowhere} for row in clustered(200, 16, seed=1).tolist()]
+    with EdgeTarget(small_shard(tmp_path)) as target:
+        asked = Questions.from_rows(rows)
+        plan = tune(target, asked, k=5, space=SMALL, per_second=9_999, progress=False)
+    [said] = [note for note in plan.notes if "let nothing through" in note]
+    assert f"{len(plan.confirm)} of {len(plan.confirm)} confirming" in said
+
+
 def test_a_filter_lets_through_what_it_says(tmp_path: Path) -> None:
     pages = [{"page": n} for n in range(300)]
     sandbox = Sandbox(tmp_path, vectors(300), payloads=pages, payload_indexes={"page": "integer"})
@@ -218,6 +228,25 @@ def test_a_filter_lets_through_what_it_says(tmp_path: Path) -> None:
     assert np.flatnonzero(some).tolist() == list(range(20))
     [trial] = sandbox.measure([(built, SearchConfig(hnsw_ef=64))], asked, 5)
     assert set(trial.found[1].tolist()) <= set(range(20))
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_true_is_not_one(value: bool, tmp_path: Path) -> None:
+    pages = [{"flag": bool(n % 2), "one": int(n % 2)} for n in range(300)]
+    asked = Questions.from_rows(
+        {"vector": row, "filter": {"must": [{"key": key, "match": {"value": value}}]}}
+        for key, row in zip(("flag", "one"), questions(2).tolist(), strict=True)
+    )
+    sandbox = Sandbox(tmp_path, vectors(300), payloads=pages, payload_indexes={"flag": "bool"})
+    flags, numbers = sandbox.allowed(sandbox.build(IndexConfig()), asked)
+    assert flags is not None
+    assert numbers is not None
+    assert np.flatnonzero(flags).tolist() == list(range(int(value), 300, 2))
+    assert not numbers.any()
+    with remote(tmp_path) as target:
+        client = target.client
+        filters = [one for one in asked.filters if one is not None]
+        assert [client.count("docs", count_filter=one).count for one in filters] == [250, 0]
 
 
 def test_filters_need_something_to_filter() -> None:
@@ -444,7 +473,8 @@ def remote(folder: Path, *, version: str = "1.19.0", **settings: object) -> Iter
         space = models.VectorParams(size=DIMS, distance=models.Distance.COSINE)
         client.create_collection("docs", vectors_config=space, **settings)  # type: ignore[arg-type]
         points = [
-            models.PointStruct(id=n, vector=row) for n, row in enumerate(vectors(500).tolist())
+            models.PointStruct(id=n, vector=row, payload={"flag": bool(n % 2)})
+            for n, row in enumerate(vectors(500).tolist())
         ]
         client.upsert("docs", points)
         server.said.clear()

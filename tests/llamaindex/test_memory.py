@@ -44,6 +44,9 @@ from tests.llamaindex.remembering import (
     texts,
 )
 
+# LlamaIndex's synchronous methods open event loops that they never close.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 CHAT = Conversation(id="42", tenant="acme", user="ada")
 LOCOMO = Path("../shared/data/dialog/locomo5.jsonl.gz")
 

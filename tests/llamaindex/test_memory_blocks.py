@@ -29,6 +29,9 @@ from tests.llamaindex.remembering import (
     texts,
 )
 
+# LlamaIndex's synchronous methods open event loops that they never close.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 CHAT = Conversation(id="42")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, SimpleChatEngine
 from llama_index.core.memory import InsertMethod, Memory
@@ -14,7 +15,11 @@ from llamaindex_costwise import RecallBlock, RollingSummaryBlock, RollingSummary
 from tests.llamaindex.fakes import deprecations
 from tests.llamaindex.remembering import SEARCH, Recorder, Shelf
 
-pytestmark = deprecations
+pytestmark = [
+    deprecations,
+    # LlamaIndex's synchronous methods open event loops that they never close.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 class Chats:

@@ -533,6 +533,21 @@ def test_what_cannot_be_done_is_said(client, name):
     assert re.split(r"[(:]", str(caught.value))[0] in vars(EdgeQdrantClient), "it names the call"
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"limit": -1},
+        {"limit": 2**70},
+        {"limit": 1, "offset": -1},
+        {"limit": 1, "search_params": models.SearchParams(hnsw_ef=-1)},
+    ],
+)
+def test_numbers_out_of_range_are_said(client, wrong):
+    client.create_collection("c", vectors_config=dense())
+    with pytest.raises(ConfigError, match=r"^query_points\('c'\): a number is out of range"):
+        client.query_points("c", query=VECTOR, **wrong)
+
+
 def test_errors_of_the_engine_are_ours(client):
     client.create_collection("c", vectors_config=dense(2))
     with pytest.raises(StoreError, match=r"scroll\('c'\): No range index"):

@@ -130,6 +130,9 @@ def test_the_command_ends_with_the_same_codes(target, server, tmp_path, capsys):
     kept(target).save(plan)
     assert command("watch", str(plan), *fast) == 0
     assert '"state": "fine"' in capsys.readouterr().out
+    assert command("watch", str(tmp_path / "lost.json")) == 2
+    assert command("watch", str(plan), "--per-second", "0") == 2
+    assert command("apply", str(plan), "--per-second", "-1") == 2
     server.faults.append(Fault("POST", "query", 503, times=99))
     assert command("watch", str(plan), *fast) == 2
     server.faults.clear()

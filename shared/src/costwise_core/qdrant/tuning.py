@@ -147,9 +147,10 @@ def tune(
         small, rows = _small(source, choosing, k)
         scores = sweep.run(choosing, small, rows)
         told("confirming")
-        final = confirmed(sweep, scores, _part("confirm", sweep, source, confirm_part))
+        confirming = _part("confirm", sweep, source, confirm_part)
+        final = confirmed(sweep, scores, confirming)
         found = cheapest(final.finalists, recall_target)
-        notes = list(notes_on(source, final))
+        notes = list(notes_on(source, final, confirming.truth))
         deployed, refuted = None, ""
         if source.target is not None and not source.held_out:
             told("asking the collection itself")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from costwise_core.qdrant.confirming import Confirmed
+from costwise_core.qdrant.ground_truth import Truth
 from costwise_core.qdrant.plan import Measured
 from costwise_core.qdrant.sources import Source
 
@@ -58,11 +59,17 @@ def verdict(
     )
 
 
-def notes_on(source: Source, final: Confirmed) -> Iterator[str]:
+def notes_on(source: Source, final: Confirmed, truth: Truth) -> Iterator[str]:
     """Yield what limits the promise."""
     asked = source.questions
     if asked.optimistic:
         yield "the questions are the collection's own vectors: expect less for what users ask"
+    if unmatched := truth.wanted.count(0):
+        yield (
+            f"filters of {unmatched:,} of {len(truth.wanted):,} confirming questions let nothing "
+            "through: to find nothing is right then, which raises the recall; see whether the "
+            "filters are those of this collection"
+        )
     if len(source.vectors) + (len(asked) if source.held_out else 0) < source.points:
         yield (
             f"measured on a sample of {len(source.vectors):,} of {source.points:,} vectors: "
