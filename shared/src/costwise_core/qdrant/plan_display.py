@@ -17,13 +17,16 @@ _WIDE, _HIGH, _LEFT, _FOOT = 560, 240, 46, 34
 
 def plan_text(plan: TuningPlan) -> str:
     """Return a plan as text: what to do, the Pareto table, what to know, what to paste."""
-    return as_text(_heading(plan), _rows(plan), left=1, notes=_notes(plan))
+    notes = [*_notes(plan), *(f"  {line}" for line in _paste(plan).splitlines())]
+    return as_text(_heading(plan), _rows(plan), left=1, notes=notes)
 
 
 def plan_html(plan: TuningPlan) -> str:
     """Return the same as one HTML fragment with a picture of recall over cost."""
     table = as_html(_heading(plan), _rows(plan), left=1, notes=_notes(plan))
-    return f"<div>{table}{plan_svg(plan)}</div>"
+    paste = f"<pre>{escape(_paste(plan))}</pre>" if _paste(plan) else ""
+    # Inside the card, whose colours the picture and the code take.
+    return f"{table.removesuffix('</div>')}{paste}{plan_svg(plan)}</div>"
 
 
 def plan_plot(plan: TuningPlan, ax: "Axes") -> None:
@@ -212,5 +215,9 @@ def _notes(plan: TuningPlan) -> list[str]:
     notes.append(f"found with {cpu} CPU seconds, {clock} on the clock")
     if not plan.keep:
         notes.append("the search settings go with each query; without them half of this is lost:")
-        notes += [f"  {line}" for line in plan.search.for_langchain().splitlines()]
     return notes
+
+
+def _paste(plan: TuningPlan) -> str:
+    """Return the code that the last note speaks of."""
+    return "" if plan.keep else plan.search.for_langchain()

@@ -103,8 +103,9 @@ def _response_cache(repeats: Repeats) -> Iterator[Advice]:
             title="Answer repeated prompts from a cache",
             usd=dollars(repeats.usd),
             bound="at most",
-            why=f"{repeats.prompts:,} prompts were paid for more than once: {repeats.again:,} "
-            "calls sent, to the letter, what had been answered before.",
+            why=f"{_some(repeats.prompts, 'prompt was', 'prompts were')} paid for more than once: "
+            f"{_some(repeats.again, 'call', 'calls')} sent, to the letter, what had been answered "
+            "before.",
             formula="for each prompt hash: paid - paid / calls",
         )
 
@@ -251,3 +252,7 @@ def _paid(calls: Iterable[Numbers]) -> int:
 def _list(models: Iterable[str]) -> str:
     first, *rest = sorted(models)
     return f"{first} and {len(rest)} more" if len(rest) > 1 else " and ".join([first, *rest])
+
+
+def _some(number: int, one: str, more: str) -> str:
+    return f"{number:,} {one if number == 1 else more}"
