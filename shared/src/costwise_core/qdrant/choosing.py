@@ -31,11 +31,14 @@ def finalists(
 
 
 def low_of(builds: Sequence[Score], confidence: float) -> float:
-    """Return what a next sample's mean is at least, whichever of these builds it meets.
+    """Return what a next sample's mean is at least, in a build that is still to be made.
 
-    Two builds of the same index find different things, and what is deployed is a third one.
+    Two builds of the same index find different things, and what is deployed is a third one: it may
+    be as much below the worse of these as that is below the other.
     """
-    return min(mean_low(build.recalls, confidence) for build in builds)
+    lows = [mean_low(build.recalls, confidence) for build in builds]
+    recalls = [build.recall for build in builds]
+    return min(lows) - (max(recalls) - min(recalls))
 
 
 def kept_prefix(lows: Sequence[float], target: float) -> int:
