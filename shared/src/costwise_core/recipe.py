@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from costwise_core.cache.agreement import Turn
 from costwise_core.cache.dependence import dependence
@@ -29,6 +29,11 @@ __all__ = [
     "recommended_parts",
     "searched",
 ]
+
+# Shares multiply: five passages of twenty, and a tenth of those, lose a third of the answers. So
+# trimming only caps what a retriever may send, and the sentences are chosen among all of it.
+_PASSAGES: Final = 20
+_SHARE: Final = 0.3
 
 
 class Parts(TypedDict):
@@ -84,8 +89,10 @@ def recommended_parts(
     return Parts(
         cache=Cache(answers, embedder=shared),
         in_flight=InFlight(leases=answers),
-        trim=RerankTrim(scorer=hybrid(shared)),
-        compress=WhenWorthIt(ExtractiveCompressor(embedder=shared), model=model, prices=prices),
+        trim=RerankTrim(scorer=hybrid(shared), top_k=_PASSAGES),
+        compress=WhenWorthIt(
+            ExtractiveCompressor(embedder=shared, share=_SHARE), model=model, prices=prices
+        ),
         memory=ConversationMemory(
             SQLiteConversations(folder / "conversations.db"),
             model=model,

@@ -119,9 +119,9 @@ class Stack:
     ) -> "Stack":
         """Return a stack that is safe without being tuned.
 
-        A cache whose near hits promise at most 2 % wrong answers; the five documents that matter
-        most, and of those the sentences that do, where that saves money; a memory that folds a
-        conversation only when that pays; a ledger. No router and no budgets, unless given.
+        A cache whose near hits promise at most 2 % wrong answers; of what was found the
+        sentences that matter, three tenths of the tokens, where that saves money; a memory that
+        folds a conversation only when that pays; a ledger. No router and no budgets, unless given.
 
         Args:
             folder: Where answers, conversations and the ledger are kept, a SQLite file each. It is
