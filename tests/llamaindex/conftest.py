@@ -1,5 +1,7 @@
 """One cache over a real memory store with a real (bag-of-words) embed model, for every test."""
 
+import asyncio
+
 import pytest
 
 from costwise_core import Cache, FixedThreshold, MemoryStore
@@ -11,6 +13,22 @@ from llamaindex_costwise.testing import ScriptedLLM, WordEmbedding
 def _offline(monkeypatch):
     """Make LlamaIndex fall back on its own mocks and never on OpenAI."""
     monkeypatch.setenv("IS_TESTING", "1")
+
+
+@pytest.fixture(autouse=True)
+def _loop(request):
+    """Close the event loop that LlamaIndex's synchronous methods make and leave open.
+
+    Else the next collection of garbage warns of it, in whatever test that falls.
+    """
+    if request.node.get_closest_marker("asyncio"):
+        yield
+        return
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 @pytest.fixture

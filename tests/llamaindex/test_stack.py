@@ -114,19 +114,6 @@ PARTS = (
 TALK = Conversation(id="1")
 
 
-@pytest.fixture(autouse=True)
-def _loop(request):
-    """Close the event loop that LlamaIndex counts tokens in, which it would leave open."""
-    if request.node.get_closest_marker("asyncio"):
-        yield
-        return
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    yield
-    asyncio.set_event_loop(None)
-    loop.close()
-
-
 @pytest.fixture
 def paid():
     return ScriptedLLM(model="scripted-large")
