@@ -49,8 +49,9 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_edge_crash import SETTINGS, point
 from costwise_core.qdrant import EdgeQdrantClient
 client = EdgeQdrantClient(sys.argv[1])
-def say(word):
-    print(word, flush=True)
+def say(word):  # two threads speak: a word and its end of line in one piece
+    sys.stdout.write(str(word) + "\\n")
+    sys.stdout.flush()
 """
 WRITES = """
 client.create_collection("c", **SETTINGS)
