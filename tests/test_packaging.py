@@ -106,6 +106,7 @@ def test_bare_wheel_imports_without_any_extra(wheels, package, tmp_path):
     agents = [
         f"langchain_costwise.{name}"
         for name in (
+            "_stack_agent",
             "budget_middleware",
             "memory_middleware",
             "middleware",
