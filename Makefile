@@ -79,7 +79,7 @@ bench: setup ## Run the benchmarks, shortened, on real data
 	@$(PY) -m benchmarks.memory --limit 2 --peers 1 --json out/memory.json
 	@$(PY) -m benchmarks.qdrant --limit 4000 --target .9 --json out/qdrant.json
 	@$(PY) -m benchmarks.replay --json out/replay.json
-	@$(PY) -m benchmarks.end_to_end --requests 24 --json out/end_to_end.json
+	@$(PY) -m benchmarks.end_to_end --requests 6 --json out/end_to_end.json
 
 # Pinned here: the one peer that cannot go through the resolver (see the group in pyproject.toml).
 peers: setup ## Run the benchmarks beside other packages (downloads them; slow)
