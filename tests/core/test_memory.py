@@ -453,6 +453,16 @@ def test_a_broken_embedder_leaves_recall_by_words():
     assert memory.stats.errors["OSError"] >= 1
 
 
+def test_what_would_be_recalled_for_a_question_can_be_explained_before_it_is_asked():
+    memory, messages = memory_of(), talk(40)
+    messages[0] = Message(role="user", text="My cat is called Przemek the Great.", id="q0")
+    grown(memory, messages)
+    memory.add(CHAT, [Message(role="assistant", text="Well.", id="x")])
+    told = memory.explain(CHAT, question="What is my cat called, Przemek the Great?")
+    assert [one.id for one in told.view.recalled][:1] == ["q0"]
+    assert len(memory.store.messages(CHAT)) == len(messages) + 1
+
+
 def test_an_old_message_is_embedded_once():
     class Counting(HashingEmbedder):
         def __init__(self):

@@ -553,7 +553,7 @@ def test_the_steps_of_a_bill_add_up(paid, cheap):
 
 
 def works(stack, paid, cheap):
-    """Ask in every way; the stack stands whatever it lacks."""
+    """Ask in every way, and return how many calls that paid for."""
     with stack.track(feature="faq") as bill:
         chain = stack.rag_chain(Shelf(), paid, cheaper=cheap)
         assert chain.invoke(QUESTION).text
@@ -564,17 +564,17 @@ def works(stack, paid, cheap):
         assert stack.chat_model(paid, cheap).invoke("Are you there?").text
         agent = create_agent(paid, middleware=stack.middleware(tools=["none"], cheaper=cheap))
         assert agent.invoke({"messages": "What is new?"}, thread("1"))["messages"][-1].text
-    assert bill.paid_calls >= 5
     stack.close()
+    return bill.paid_calls
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_can_be_taken_out(part, paid, cheap):
-    works(replace(whole(), **{part: None}), paid, cheap)
+    assert works(replace(whole(), **{part: None}), paid, cheap) >= 5
 
 
 def test_all_parts_can_be_taken_out(paid, cheap):
-    works(Stack(**dict.fromkeys(PARTS)), paid, cheap)
+    assert works(Stack(**dict.fromkeys(PARTS)), paid, cheap) >= 5
 
 
 def test_the_recommended_stack_works_and_survives_a_restart(tmp_path, paid):

@@ -483,7 +483,7 @@ def test_the_steps_of_a_bill_add_up(paid, cheap):
 
 
 def works(stack, paid, cheap):
-    """Ask in every way; the stack stands whatever it lacks."""
+    """Ask in every way, and return how many calls that paid for."""
     with stack.track(feature="faq") as bill:
         assert str(stack.query_engine(Shelf(), paid, cheaper=cheap).query(QUESTION))
         chat = stack.chat_engine(Shelf(), paid, conversation=TALK, cheaper=cheap)
@@ -491,17 +491,17 @@ def works(stack, paid, cheap):
         assert "".join(chat.stream_chat("How long does shipping take?").response_gen)
         assert stack.retriever(Shelf()).retrieve(QUESTION)
         assert stack.llm(paid, cheap).complete("Are you there?").text
-    assert bill.paid_calls >= 4
     stack.close()
+    return bill.paid_calls
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_can_be_taken_out(part, paid, cheap):
-    works(replace(whole(), **{part: None}), paid, cheap)
+    assert works(replace(whole(), **{part: None}), paid, cheap) >= 4
 
 
 def test_all_parts_can_be_taken_out(paid, cheap):
-    works(Stack(**dict.fromkeys(PARTS)), paid, cheap)
+    assert works(Stack(**dict.fromkeys(PARTS)), paid, cheap) >= 4
 
 
 def test_the_recommended_stack_works_and_survives_a_restart(tmp_path, paid):

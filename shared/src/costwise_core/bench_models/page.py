@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from costwise_core.display_table import usd
 from costwise_core.report.charts import bar
-from costwise_core.report.style import PAGE_STYLE, STYLE
+from costwise_core.report.style import in_notebook, on_a_page
 
 if TYPE_CHECKING:
     from costwise_core.bench_models.summary import BenchReport, ModelSummary
@@ -22,21 +22,12 @@ _EDGE: Final = 44
 
 def as_page(report: "BenchReport") -> str:
     """Return a page of its own, which may load nothing from anywhere."""
-    body = _body(report).encode("utf-8", "replace").decode()
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'\">"
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>Models compared</title>{STYLE}{PAGE_STYLE}</head>"
-        f'<body><main class="cw">{body}</main></body></html>\n'
-    )
+    return on_a_page("Models compared", _body(report))
 
 
 def as_fragment(report: "BenchReport") -> str:
     """Return the same for a notebook's cell."""
-    return f'{STYLE}<div class="cw">{_body(report)}</div>'
+    return in_notebook(_body(report))
 
 
 def _body(report: "BenchReport") -> str:

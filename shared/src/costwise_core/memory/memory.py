@@ -261,10 +261,12 @@ class ConversationMemory:
         history = yield from call(self._deciding.sized, stored)
         found = yield from call(self.store.summary, conversation)
         summary = standing(found, history)
-        question = question or asked(history)
+        coming, question = bool(question), question or asked(history)
         recalling = self._looking.recalling
         relevance = yield from recalling.relevance(conversation, history, summary.folded, question)
-        plan = yield from call(self._deciding.plan, history, summary, before=0, relevance=relevance)
+        plan = yield from call(
+            self._deciding.plan, history, summary, before=0, relevance=relevance, coming=coming
+        )
         recalled = yield from recalling.recalled(
             conversation, history, summary.folded, question, plan.recall_tokens
         )

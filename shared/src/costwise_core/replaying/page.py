@@ -8,7 +8,7 @@ from costwise_core.bill import Step
 from costwise_core.money import dollars, picodollars
 from costwise_core.replaying.table import caveats, headline, interval, period, shown, wrong
 from costwise_core.report.charts import waterfall_bars
-from costwise_core.report.style import PAGE_STYLE, STYLE
+from costwise_core.report.style import in_notebook, on_a_page
 from costwise_core.report.words import count, places_of, usd
 
 if TYPE_CHECKING:
@@ -19,21 +19,12 @@ __all__ = ["as_fragment", "as_page"]
 
 def as_page(replay: "Replay") -> str:
     """Return a page of its own, which may load nothing from anywhere."""
-    body = _body(replay).encode("utf-8", "replace").decode()
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'\">"
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>What costwise would have saved</title>{STYLE}{PAGE_STYLE}</head>"
-        f'<body><main class="cw">{body}</main></body></html>\n'
-    )
+    return on_a_page("What costwise would have saved", _body(replay))
 
 
 def as_fragment(replay: "Replay") -> str:
     """Return the same for a notebook's cell."""
-    return f'{STYLE}<div class="cw">{_body(replay)}</div>'
+    return in_notebook(_body(replay))
 
 
 def _body(replay: "Replay") -> str:

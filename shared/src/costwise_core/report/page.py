@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from costwise_core.bill import Step
 from costwise_core.report.advice import Advice
 from costwise_core.report.charts import bar, spark, trend, waterfall_bars
-from costwise_core.report.style import PAGE_STYLE, STYLE
+from costwise_core.report.style import in_notebook, on_a_page
 from costwise_core.report.sums import Row, Sums
 from costwise_core.report.words import (
     count,
@@ -28,22 +28,12 @@ __all__ = ["as_fragment", "as_page"]
 
 def as_page(report: "Report") -> str:
     """Return a page of its own, which may load nothing from anywhere."""
-    # A lone half of a surrogate pair is text to Python, but no file can hold it.
-    body = _body(report).encode("utf-8", "replace").decode()
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'\">"
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>Cost report, {escape(period(report))}</title>{STYLE}{PAGE_STYLE}</head>"
-        f'<body><main class="cw">{body}</main></body></html>\n'
-    )
+    return on_a_page(f"Cost report, {period(report)}", _body(report))
 
 
 def as_fragment(report: "Report") -> str:
     """Return the same for a notebook's cell."""
-    return f'{STYLE}<div class="cw">{_body(report)}</div>'
+    return in_notebook(_body(report))
 
 
 def _body(report: "Report") -> str:

@@ -1,8 +1,9 @@
 """The looks of a report: one style sheet, scoped, for pages and notebooks, light and dark."""
 
+from html import escape
 from typing import Final
 
-__all__ = ["PAGE_STYLE", "STYLE"]
+__all__ = ["in_notebook", "on_a_page"]
 
 # Every colour is checked for contrast: text at least 4.5 to 1 on its background, bars 3 to 1.
 _LIGHT: Final = (
@@ -115,7 +116,7 @@ padding:12px 0;margin:0}
 .cw .card,.cw .tile{break-inside:avoid}}
 """
 
-STYLE: Final = (
+_STYLE: Final = (
     "<style>"
     f".cw{{{_LIGHT}}}"
     f"@media (prefers-color-scheme:dark){{.cw{{{_DARK}}}}}"
@@ -126,10 +127,44 @@ STYLE: Final = (
 )
 """For everything inside an element of class "cw"."""
 
-PAGE_STYLE: Final = (
+_PAGE_STYLE: Final = (
     "<style>:root{color-scheme:light dark}body{margin:0;background:#f5f6f8}"
     "@media (prefers-color-scheme:dark){body{background:#0e1114}}"
     "main.cw{max-width:1180px;margin:0 auto;border-radius:0}"
     "@media (min-width:900px){main.cw{padding:36px 32px}}</style>"
 )
 """For a page that holds nothing else."""
+
+
+def on_a_page(title: str, body: str) -> str:
+    """Return a page of its own, which may load nothing from anywhere.
+
+    Args:
+        title: Plain text.
+        body: HTML, everything foreign in it escaped.
+
+    Example:
+        >>> "<title>A &amp; B</title>" in on_a_page("A & B", "<p>All well.</p>")
+        True
+    """
+    # A lone half of a surrogate pair is text to Python, but no file can hold it.
+    title, body = (text.encode("utf-8", "replace").decode() for text in (escape(title), body))
+    return (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'\">"
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{title}</title>{_STYLE}{_PAGE_STYLE}</head>"
+        f'<body><main class="cw">{body}</main></body></html>\n'
+    )
+
+
+def in_notebook(body: str) -> str:
+    """Return the same for a notebook's cell.
+
+    Example:
+        >>> in_notebook("<p>All well.</p>").endswith('<div class="cw"><p>All well.</p></div>')
+        True
+    """
+    return f'{_STYLE}<div class="cw">{body}</div>'
