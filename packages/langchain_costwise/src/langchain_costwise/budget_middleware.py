@@ -7,9 +7,8 @@ from langchain_core.language_models import BaseChatModel
 
 from costwise_core.budget.guard import Budgets
 from costwise_core.errors import ConfigError, MissingExtraError
-from langchain_costwise._routed import Routed
-from langchain_costwise._wrapper import ChatWrapper
-from langchain_costwise.budgets import BudgetedChatModel, Queue
+from langchain_costwise._budgeting import budgeted
+from langchain_costwise.budgets import Queue
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -88,25 +87,12 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         return await handler(self._guarded(request))
 
     def _guarded(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        return request.override(model=self._wrapped(request.model))
-
-    def _wrapped(self, model: BaseChatModel) -> BaseChatModel:
-        if _held(model, self.budgets):
-            return model
-        if isinstance(model, Routed):
-            return model.over(self._wrapped)
-        return BudgetedChatModel(
-            model=model,
-            budgets=self.budgets,
+        model = budgeted(
+            request.model,
+            self.budgets,
             max_output_tokens=self.max_output_tokens,
             cheaper=self.cheaper,
             queue=self.queue,
             wait=self.wait,
         )
-
-
-def _held(model: BaseChatModel, budgets: Budgets) -> bool:
-    """Tell whether a model, or one that it wraps, keeps to these budgets already."""
-    if isinstance(model, BudgetedChatModel) and model.budgets is budgets:
-        return True
-    return isinstance(model, ChatWrapper) and _held(model.model, budgets)
+        return request.override(model=model)

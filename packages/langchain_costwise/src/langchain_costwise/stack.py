@@ -23,9 +23,10 @@ from costwise_core.recipe import check_required, close_all, recommended_parts
 from costwise_core.route.presets import local_first
 from costwise_core.route.routes import AnswerJudge, Router
 from costwise_core.telling_apart import described
+from langchain_costwise._budgeting import budgeted
 from langchain_costwise._stack_answers import StackAnswers
 from langchain_costwise._stack_chain import GroundedChain, checked_prompt
-from langchain_costwise._stack_models import budgeted, routed
+from langchain_costwise._stack_models import routed
 from langchain_costwise.chat import CachedChatModel
 from langchain_costwise.compression_retriever import CompressionRetriever
 from langchain_costwise.compressors import CompressionPipeline, CostwiseCompressor
